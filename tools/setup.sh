@@ -1,0 +1,200 @@
+#!/usr/bin/env bash
+# Brings a bare Debian 12 machine to where Sidestep runs: packages, Node.js, npm packages, addon and eBPF objects.
+# Run by `npm start`, `npm test` and `npm run setup`; idempotent, safe to run twice at once, and silent but for one line
+# when there is nothing to do. It needs only bash, npm and apt, never the Node.js that it installs. It must never touch
+# the host beyond apt packages: everything else lives in node_modules/, build/ and .setup/ of this checkout.
+#
+#   tools/setup.sh            what running needs
+#   tools/setup.sh --tests    that, and what the tests need
+set -Eeuo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+state=$root/.setup
+export LC_ALL=C
+. tools/preflight.sh
+
+packages=(clang llvm libbpf-dev bpftool libelf-dev zlib1g-dev cmake make g++ pkg-config
+  iproute2 nftables tcpdump util-linux procps curl ca-certificates)
+node_major=24
+
+for arg in "$@"; do
+  case $arg in
+    --tests)
+      packages+=(dnsutils)
+      command -v go >/dev/null || [ -x /usr/local/go/bin/go ] || packages+=(golang-go)
+      ;;
+    *)
+      echo "usage: tools/setup.sh [--tests]" >&2
+      exit 2
+      ;;
+  esac
+done
+
+# --- saying what happens -----------------------------------------------------------------------------------------
+
+steps=5
+step=0
+started=$EPOCHREALTIME
+
+# Seconds with one decimal since the EPOCHREALTIME given.
+seconds_since() {
+  local now=${EPOCHREALTIME/[.,]/} then=${1/[.,]/}
+  local tenths=$(((now - then) / 100000))
+  echo "$((tenths / 10)).$((tenths % 10)) s"
+}
+
+say() {
+  step=$((step + 1))
+  echo "[$step/$steps] $*"
+}
+
+# fail SENTENCE [LOG]: the end of the log, then the sentence, so that the sentence is what one sees last.
+fail() {
+  if [ -n "${2:-}" ] && [ -s "$2" ]; then
+    echo "--- last lines of $2" >&2
+    tail -n 30 "$2" >&2
+    echo "---" >&2
+  fi
+  echo "set-up: $1" >&2
+  exit 1
+}
+trap 'echo "set-up: stopped at line $LINENO of tools/setup.sh, which it should not: please report it" >&2' ERR
+
+# logged LOG COMMAND...: runs with output to the log and without our lock, which a daemon started by it would keep.
+logged() {
+  local log=$1
+  shift
+  "$@" >"$log" 2>&1 </dev/null 9>&-
+}
+
+# --- what is there already ---------------------------------------------------------------------------------------
+
+missing_packages() {
+  local package installed
+  declare -A have=()
+  while read -r package installed; do
+    if [ "$installed" = installed ]; then have[$package]=1; fi
+  done < <(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${packages[@]}" 2>/dev/null || true)
+  for package in "${packages[@]}"; do
+    [ -n "${have[$package]:-}" ] || echo "$package"
+  done
+}
+
+stamp_is() { # FILE VALUE
+  [ -f "$state/$1" ] && [ "$(<"$state/$1")" = "$2" ]
+}
+
+npm_key() {
+  sha256sum <package-lock.json
+}
+
+npm_ready() {
+  [ -f node_modules/.package-lock.json ] && stamp_is npm "$(npm_key)"
+}
+
+# Our own copy from the npm package, whatever the host has: one version everywhere, and no second way to test.
+node_ready() {
+  local version
+  version=$(node_modules/.bin/node --version 2>/dev/null) || return 1
+  version=${version#v}
+  [ "${version%%.*}" -ge "$node_major" ]
+}
+
+# A new kernel brings new types for the eBPF objects, so its release counts as source.
+build_key() {
+  {
+    uname -rm
+    find CMakeLists.txt native bpf package-lock.json -type f -print0 | sort -z | xargs -0 sha256sum
+  } | sha256sum
+}
+
+build_ready() {
+  [ -f build/Release/sidestep.node ] && compgen -G 'build/bpf/*.bpf.o' >/dev/null && stamp_is build "$(build_key)"
+}
+
+# --- doing it ------------------------------------------------------------------------------------------------------
+
+install_packages() {
+  local missing=("$@") log=$state/apt.log
+  command -v apt-get >/dev/null || fail "apt-get is missing and these packages are needed: ${missing[*]}; use Debian 12 or a relative of it."
+  export DEBIAN_FRONTEND=noninteractive
+  # A mirror that fails to refresh may still have what we need: only the install decides.
+  logged "$log" apt-get -o DPkg::Lock::Timeout=300 update || true
+  logged "$log.install" apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" || {
+    cat "$log.install" >>"$log"
+    fail "apt-get could not install ${missing[*]}, which building and running need; correct what the lines above say and run this again." "$log"
+  }
+  rm -f "$log.install"
+}
+
+# A first install must match the lock file exactly; a later one changes only what differs, because deleting
+# node_modules would pull the ground from under a mesh that runs from this checkout.
+install_npm_packages() {
+  local log=$state/npm.log how=(install --no-save)
+  command -v npm >/dev/null || fail "npm is missing; install it with: apt-get install npm"
+  [ -f node_modules/.package-lock.json ] || how=(ci)
+  logged "$log" npm "${how[@]}" --include=dev --include=optional --ignore-scripts --no-fund --no-audit ||
+    fail "npm ${how[0]} failed, and the TypeScript sources need its packages; correct what the lines above say and run this again." "$log"
+  npm_key >"$state/npm"
+}
+
+build_native() {
+  local log=$state/build.log key
+  key=$(build_key)
+  # CMake's cache remembers the directory and the kernel's types remember the kernel; neither survives a change.
+  if ! stamp_is kernel "$(uname -rm) $root"; then
+    rm -rf build
+    echo "$(uname -rm) $root" >"$state/kernel"
+  fi
+  logged "$log" env PATH="$root/node_modules/.bin:$PATH" npm run --silent build ||
+    fail "the native addon or an eBPF program did not build; the full log is in $log." "$log"
+  [ -f build/Release/sidestep.node ] || fail "the build ended without build/Release/sidestep.node; the full log is in $log." "$log"
+  echo "$key" >"$state/build"
+}
+
+# --- the order of things -------------------------------------------------------------------------------------------
+
+preflight "$(id -u)" "$(uname -s)" "$(uname -m)" /sys/kernel/btf/vmlinux /proc/mounts || exit 1
+
+mkdir -p "$state"
+exec 9>"$state/lock"
+if ! flock -n 9; then
+  echo "set-up: another one is running in this checkout; waiting for it"
+  flock 9
+fi
+
+missing=$(missing_packages)
+if [ -z "$missing" ] && npm_ready && node_ready && build_ready; then
+  echo "set-up: nothing to do ($(seconds_since "$started"))"
+  exit 0
+fi
+
+say "host: $(uname -sr) on $(uname -m), BTF there, cgroup2 at $(cgroup2_mount /proc/mounts)"
+
+# run_step NAME READY COMMAND...: READY is a command that says whether the step may be left out.
+run_step() {
+  local name=$1 ready=$2 begun=$EPOCHREALTIME
+  shift 2
+  if $ready; then
+    say "$name: there"
+    return
+  fi
+  say "$name ..."
+  "$@"
+  echo "      done in $(seconds_since "$begun")"
+}
+
+packages_ready() { [ -z "$missing" ]; }
+# shellcheck disable=SC2086 # one word per package is what is wanted
+run_step "packages${missing:+: installing $(echo $missing)}" packages_ready install_packages $missing
+run_step 'npm packages' npm_ready install_npm_packages
+
+if ! node_ready; then
+  # The right package is an optional dependency: npm says nothing when it could not be had.
+  rm -f "$state/npm"
+  fail "Node.js $node_major or newer did not arrive with the npm packages (node_modules/.bin/node); run it again, and see $state/npm.log."
+fi
+say "Node.js: $(node_modules/.bin/node --version)"
+
+run_step 'native addon and eBPF programs' build_ready build_native
+echo "set-up: ready ($(seconds_since "$started"))"

@@ -1,0 +1,32 @@
+// Two kinds of tests. `unit` runs beside the code, in parallel, anywhere. `netns` makes namespaces, loads eBPF programs
+// and attaches hooks: it needs root, and its files run one after the other because timing and counters are what they test.
+import { defineConfig } from 'vitest/config'
+
+export default defineConfig({
+  test: {
+    pool: 'forks',
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: 'unit',
+          include: ['src/**/*.test.ts', 'tools/**/*.test.ts'],
+          testTimeout: 20_000,
+          // Starts after the unit tests have left both processors to it.
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'netns',
+          include: ['test/**/*.test.ts'],
+          fileParallelism: false,
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+          sequence: { groupOrder: 1 },
+        },
+      },
+    ],
+  },
+})
