@@ -1,0 +1,62 @@
+// Which pods are in the mesh, and what the node agent tells the ztunnel about each: pure data. The agent (the local
+// mesh's manager, or the Kubernetes node agent) sends these messages; the ztunnel acknowledges each one by order.
+import { z } from 'zod'
+
+export const meshLabel = 'sidestep.dev/mesh'
+export const failureModeLabel = 'sidestep.dev/failure-mode'
+export const dnsLabel = 'sidestep.dev/dns'
+
+/** What happens to new connections while the mesh cannot decide: refuse them, or let them pass unmeshed. */
+export const failureModeSchema = z.enum(['closed', 'open'])
+export type FailureMode = z.infer<typeof failureModeSchema>
+
+const portSchema = z.int().min(1).max(65535)
+
+/** One pod to capture. `netns` is a path that opens the pod's network namespace; `ips` hold at most one per family. */
+export const podEnrolmentSchema = z.strictObject({
+  uid: z.string().min(1).max(253),
+  namespace: z.string().min(1).max(253),
+  name: z.string().min(1).max(253),
+  serviceAccount: z.string().min(1).max(253),
+  node: z.string().min(1).max(253),
+  netns: z.string().min(1).max(4096),
+  ips: z.array(z.union([z.ipv4(), z.ipv6()])).min(1).max(2),
+  failureMode: failureModeSchema,
+  /** Whether DNS over UDP is captured too. */
+  dns: z.boolean(),
+  /** Ports on which the kubelet probes this pod: plaintext from the node's own kubelet passes there, nowhere else. */
+  probePorts: z.array(portSchema).max(64),
+})
+export type PodEnrolment = z.infer<typeof podEnrolmentSchema>
+
+/** Agent to ztunnel. After `snapshot` every pod that was not added before is dropped. */
+export const agentMessageSchema = z.discriminatedUnion('type', [
+  z.strictObject({ type: z.literal('add'), seq: z.int().min(1), pod: podEnrolmentSchema }),
+  z.strictObject({ type: z.literal('delete'), seq: z.int().min(1), uid: z.string().min(1).max(253) }),
+  z.strictObject({ type: z.literal('snapshot'), seq: z.int().min(1) }),
+])
+export type AgentMessage = z.infer<typeof agentMessageSchema>
+
+/** Ztunnel to agent: one per message, in order. `existing` counts connections left alone at enrolment. */
+export const agentReplySchema = z.strictObject({
+  type: z.literal('ack'),
+  seq: z.int().min(1),
+  error: z.string().max(4096).optional(),
+  existing: z.int().min(0).optional(),
+})
+export type AgentReply = z.infer<typeof agentReplySchema>
+
+/** The pod's label wins over its namespace's; anything but `enabled` means no. */
+export function isEnrolled(namespaceLabels: Readonly<Record<string, string>>, podLabels: Readonly<Record<string, string>>): boolean {
+  return (podLabels[meshLabel] ?? namespaceLabels[meshLabel]) === 'enabled'
+}
+
+/** Closed unless the namespace (or the pod) says exactly `open`. */
+export function failureMode(namespaceLabels: Readonly<Record<string, string>>, podLabels: Readonly<Record<string, string>>): FailureMode {
+  return (podLabels[failureModeLabel] ?? namespaceLabels[failureModeLabel]) === 'open' ? 'open' : 'closed'
+}
+
+/** DNS is captured unless the pod or its namespace says `disabled`. */
+export function capturesDns(namespaceLabels: Readonly<Record<string, string>>, podLabels: Readonly<Record<string, string>>): boolean {
+  return (podLabels[dnsLabel] ?? namespaceLabels[dnsLabel]) !== 'disabled'
+}
