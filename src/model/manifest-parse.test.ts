@@ -77,7 +77,7 @@ describe('a file of Kubernetes objects', () => {
 
 describe('a mistake is reported with its line', () => {
   test.each([
-    ['syntax', 'apiVersion: v1\nkind: Pod\nmetadata: { name: [\n', 3, /./],
+    ['syntax', 'apiVersion: v1\nkind: Pod\nmetadata: { name: [\n', 4, /./],
     ['no kind', 'apiVersion: v1\nmetadata: {}\n', 1, /kind is missing/],
     ['not an object', '- 1\n- 2\n', 1, /not a Kubernetes object/],
     ['wrong apiVersion', 'apiVersion: v1\nkind: Deployment\n', 1, /apps\/v1/],
