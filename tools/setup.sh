@@ -13,7 +13,7 @@ state=$root/.setup
 export LC_ALL=C
 . tools/preflight.sh
 
-packages=(clang llvm libbpf-dev bpftool libelf-dev zlib1g-dev cmake make g++ pkg-config
+packages=(clang llvm libbpf-dev bpftool libelf-dev zlib1g-dev cmake ninja-build make g++ pkg-config
   iproute2 nftables tcpdump util-linux procps curl ca-certificates)
 node_major=24
 
@@ -138,6 +138,19 @@ install_npm_packages() {
   npm_key >"$state/npm"
 }
 
+# Both processors' packages offer a program called node; npm links neither once it has left one of them out.
+link_node() {
+  local processor=x64
+  [ "$(uname -m)" = x86_64 ] || processor=arm64
+  if [ -x "node_modules/node-linux-$processor/bin/node" ]; then
+    ln -sfn "../node-linux-$processor/bin/node" node_modules/.bin/node
+  fi
+  node_ready && return
+  # An optional dependency that could not be had is no error to npm, so the next run has to ask for it again.
+  rm -f "$state/npm"
+  fail "Node.js $node_major or newer did not arrive with the npm packages (node_modules/node-linux-$processor); run it again." "$state/npm.log"
+}
+
 build_native() {
   local log=$state/build.log key
   key=$(build_key)
@@ -189,12 +202,6 @@ packages_ready() { [ -z "$missing" ]; }
 run_step "packages${missing:+: installing $(echo $missing)}" packages_ready install_packages $missing
 run_step 'npm packages' npm_ready install_npm_packages
 
-if ! node_ready; then
-  # The right package is an optional dependency: npm says nothing when it could not be had.
-  rm -f "$state/npm"
-  fail "Node.js $node_major or newer did not arrive with the npm packages (node_modules/.bin/node); run it again, and see $state/npm.log."
-fi
-say "Node.js: $(node_modules/.bin/node --version)"
-
+run_step 'Node.js' node_ready link_node
 run_step 'native addon and eBPF programs' build_ready build_native
 echo "set-up: ready ($(seconds_since "$started"))"

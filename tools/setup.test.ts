@@ -16,8 +16,12 @@ const stubs = {
       ci|install)
         [ -z "\${NPM_FAILS:-}" ] || { echo 'npm ERR! offline'; exit 1; }
         mkdir -p node_modules/.bin && touch node_modules/.package-lock.json
-        printf '#!/bin/sh\\n[ "$1" = --version ] && echo v%s.1.0 || echo "node $*" >> calls\\n' "\${NODE_MAJOR:-26}" > node_modules/.bin/node
-        chmod +x node_modules/.bin/node ;;
+        for arch in x64 arm64; do
+          node=node_modules/node-linux-$arch/bin/node
+          mkdir -p "\${node%/*}"
+          printf '#!/bin/sh\\n[ "$1" = --version ] && echo v%s.1.0 || echo "node $*" >> calls\\n' "\${NODE_MAJOR:-26}" > $node
+          chmod +x $node
+        done ;;
       run)
         sleep "\${BUILD_SECONDS:-0}"
         [ -z "\${BUILD_FAILS:-}" ] || { echo 'connect.bpf.c:7: error: oh'; exit 1; }
