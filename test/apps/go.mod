@@ -1,0 +1,3 @@
+module sidestep.dev/testapps
+
+go 1.19
