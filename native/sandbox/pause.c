@@ -265,6 +265,12 @@ static int enter(const struct options *o) {
   }
   sigprocmask(SIG_SETMASK, &before, NULL);
   if (o->is_session) detach_stdio();  // or a container's pipes would stay open through us
+  if (o->is_session) {
+    // What the command started ends with it, as in a container. Before it is reaped, or its number could be another's.
+    siginfo_t info;
+    while (waitid(P_PID, (id_t)entered, &info, WEXITED | WNOWAIT) < 0 && errno == EINTR) {}
+    kill(-entered, SIGKILL);
+  }
   int status = 0;
   while (waitpid(entered, &status, 0) < 0)
     if (errno != EINTR) return 125;
