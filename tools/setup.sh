@@ -14,14 +14,14 @@ export LC_ALL=C
 . tools/preflight.sh
 
 packages=(clang llvm libbpf-dev bpftool libelf-dev zlib1g-dev cmake ninja-build make g++ pkg-config
-  iproute2 nftables tcpdump util-linux procps curl ca-certificates)
+  iproute2 nftables util-linux procps curl ca-certificates)
 node_major=24
 
 for arg in "$@"; do
   case $arg in
     --tests)
-      packages+=(dnsutils)
-      command -v go >/dev/null || [ -x /usr/local/go/bin/go ] || packages+=(golang-go)
+      packages+=(tcpdump dnsutils)
+      command -v go >/dev/null || packages+=(golang-go)
       ;;
     *)
       echo "usage: tools/setup.sh [--tests]" >&2

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "errors.h"
+#include "netlink.h"
 #include "unique_fd.h"
 
 namespace sidestep {
@@ -159,39 +160,17 @@ int ProbeNetnsCookie() {
   return getsockopt(fd.Get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &length) == 0 ? 0 : errno;
 }
 
-// Sends one netlink request and returns 0 if the answer is anything but an error, else that error.
-template <typename Body>
-int AskNetlink(int protocol, std::uint16_t type, std::uint16_t flags, const Body& body) {
-  UniqueFd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol));
-  if (!fd.IsOpen()) return errno;
-  timeval patience{2, 0};
-  if (setsockopt(fd.Get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0) return errno;
-  struct {
-    nlmsghdr header;
-    Body body;
-  } request{};
-  request.header.nlmsg_len = sizeof(request);
-  request.header.nlmsg_type = type;
-  request.header.nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | flags);
-  request.body = body;
-  if (send(fd.Get(), &request, sizeof(request), 0) < 0) return errno;
-  alignas(nlmsghdr) std::array<char, 32768> reply{};
-  ssize_t size = recv(fd.Get(), reply.data(), reply.size(), 0);
-  if (size < 0) return errno;
-  nlmsghdr header;
-  if (static_cast<size_t>(size) < sizeof(header)) return EBADMSG;
-  std::memcpy(&header, reply.data(), sizeof(header));
-  if (header.nlmsg_type != NLMSG_ERROR) return 0;
-  nlmsgerr error;
-  if (static_cast<size_t>(size) < NLMSG_HDRLEN + sizeof(error)) return EBADMSG;
-  std::memcpy(&error, reply.data() + NLMSG_HDRLEN, sizeof(error));
-  return -error.error;
+// Zero if the kernel answers, whatever it answers.
+int AskNetlink(int protocol, std::uint16_t type, std::uint16_t flags, const void* body, std::size_t size) {
+  NetlinkRequest request(type, flags);
+  request.Append(body, size);
+  return request.Exchange(protocol, [](const nlmsghdr*) {}).error;
 }
 
 int ProbeRules(std::uint8_t family) {
   fib_rule_hdr body{};
   body.family = family;
-  return AskNetlink(NETLINK_ROUTE, RTM_GETRULE, NLM_F_DUMP, body);
+  return AskNetlink(NETLINK_ROUTE, RTM_GETRULE, NLM_F_DUMP, &body, sizeof(body));
 }
 
 // Asks to destroy a connection that cannot exist (port 0): a kernel that can looks for it and finds nothing.
@@ -202,7 +181,7 @@ int ProbeSockDestroy() {
   body.idiag_states = ~0u;
   body.id.idiag_src[0] = body.id.idiag_dst[0] = htonl(INADDR_LOOPBACK);
   body.id.idiag_cookie[0] = body.id.idiag_cookie[1] = INET_DIAG_NOCOOKIE;
-  int error = AskNetlink(NETLINK_SOCK_DIAG, SOCK_DESTROY, NLM_F_ACK, body);
+  const int error = AskNetlink(NETLINK_SOCK_DIAG, SOCK_DESTROY, NLM_F_ACK, &body, sizeof(body));
   return error == ENOENT ? 0 : error;
 }
 
