@@ -1,6 +1,10 @@
+import { readdirSync } from 'node:fs'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { parseCapabilities, parseHardLimit, parseMounts, readHostFacts } from './host-facts.ts'
+import { findCgroup2 } from './cgroup.ts'
+import { askedQuestions } from './features.ts'
+import { parseCapabilities, parseHardLimit, parseMounts, readHostFacts, surveyHost } from './host-facts.ts'
+import { native } from './native.ts'
 
 test('mounts, with escaped paths', () => {
   expect(parseMounts('cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nx /mnt/a\\040b ext4 rw 0 0\n')).toEqual([
@@ -35,4 +39,26 @@ test('an empty machine yields facts, not an exception', async () => {
   const probe = { probeKernel: async () => ({}), cgroupPrograms: () => [] }
   const facts = await readHostFacts(probe, '/nonexistent')
   expect(facts).toMatchObject({ hasBtf: false, cgroup2: undefined, capabilities: 0n, attached: [], bpfJit: undefined })
+})
+
+test('the addon answers every question that the table asks, and no other', async () => {
+  const answers = await native().probeKernel()
+  expect(Object.keys(answers).sort()).toEqual([...askedQuestions].sort())
+})
+
+test('this machine, on which the tests run, has what Sidestep needs', async () => {
+  expect((await surveyHost()).filter((feature) => feature.status === 'fail')).toEqual([])
+})
+
+test('listing the programs of what is no cgroup is an error with its call', () => {
+  expect(() => native().cgroupPrograms('/nonexistent')).toThrow(expect.objectContaining({ code: 'SYSCALL_FAILED' }))
+})
+
+test('asking leaves no descriptor behind', async () => {
+  const count = (): number => readdirSync('/proc/self/fd').length
+  await native().probeKernel()
+  const before = count()
+  await Promise.all([native().probeKernel(), native().probeKernel()])
+  native().cgroupPrograms(findCgroup2())
+  expect(count()).toBe(before)
 })

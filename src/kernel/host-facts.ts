@@ -2,18 +2,19 @@
 // something that is merely missing: that is what the table is there to say.
 import { existsSync, readFileSync } from 'node:fs'
 import { machine, release } from 'node:os'
-import type { AttachedProgram, HostFacts } from './features.ts'
+import type { Feature } from '../model/feature.ts'
+import type { HostFacts } from './features.ts'
+import { features } from './features.ts'
+import type { Native } from './native.ts'
+import { native } from './native.ts'
 
-/** The part of the addon that asks the kernel. */
-export interface KernelProbe {
-  /** Question to errno, 0 meaning yes. */
-  probeKernel(): Promise<Record<string, number>>
-  /** Throws a MeshError if the cgroup cannot be opened. */
-  cgroupPrograms(path: string): AttachedProgram[]
+/** The table for this machine. Throws NATIVE_MISSING if the addon is not built. */
+export async function surveyHost(): Promise<Feature[]> {
+  return features(await readHostFacts(native()))
 }
 
 /** Everything about this machine; `root` stands in front of /proc and /sys, for tests. */
-export async function readHostFacts(probe: KernelProbe, root = ''): Promise<HostFacts> {
+export async function readHostFacts(probe: Pick<Native, 'probeKernel' | 'cgroupPrograms'>, root = ''): Promise<HostFacts> {
   const mounts = parseMounts(read(`${root}/proc/mounts`))
   const cgroup2 = mounts.find((mount) => mount.type === 'cgroup2')?.path
   const limits = read(`${root}/proc/self/limits`)
