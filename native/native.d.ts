@@ -1,0 +1,105 @@
+// The addon's whole surface. Only src/kernel may import it; arguments are validated there. Every failed system call
+// throws (or rejects with) what the factory given to `initialise` makes of it.
+
+/** A file descriptor that closes with its object, or with the environment, if close() was not called. */
+export interface OwnedFd {
+  /** The descriptor's number, -1 after close or release. */
+  readonly fd: number
+  /** Gives the number away; the caller closes it. */
+  release(): number
+  close(): void
+}
+
+export interface RingBuffer {
+  close(): void
+}
+
+/** 16 bytes in network order, IPv4 as ::ffff:a.b.c.d; port in host order. */
+export interface NativeAddress {
+  readonly ip: Uint8Array
+  readonly port: number
+}
+
+export interface NativeSocketOptions {
+  readonly address: NativeAddress
+  /** Source address of a connect; port 0 lets the kernel choose one by four-tuple. */
+  readonly source?: NativeAddress
+  /** One IPv6 socket for both families. */
+  readonly dualStack?: boolean
+  /** IP_TRANSPARENT: addresses that are not this namespace's may be used. */
+  readonly transparent?: boolean
+  readonly reusePort?: boolean
+  /** SO_MARK; 0 for none. */
+  readonly mark?: number
+  /** Automatic source ports: last << 16 | first (IP_LOCAL_PORT_RANGE, Linux 6.3; ignored before). */
+  readonly portRange?: number
+  readonly backlog?: number
+  readonly timeoutMs?: number
+  /** A sk_storage map and the value to set for the socket before its first packet. */
+  readonly storageMap?: OwnedFd
+  readonly storageValue?: Uint8Array
+}
+
+export interface NativeConnection {
+  readonly source: NativeAddress
+  readonly destination: NativeAddress
+  /** The kernel's socket cookie. */
+  readonly cookie: bigint
+  readonly mark: number
+}
+
+export interface NativeLink {
+  readonly index: number
+  /** The other end of a veth, in its own namespace; 0 if there is none. */
+  readonly peerIndex: number
+  readonly name: string
+  readonly isUp: boolean
+}
+
+/** A program on a cgroup; `hook` is like `connect4`, `name` at most 15 characters. */
+export interface AttachedProgram {
+  readonly hook: string
+  readonly id: number
+  readonly name: string
+}
+
+export interface Native {
+  initialise(createError: (call: string, errno: number, detail: string) => Error): void
+  openPath(path: string): OwnedFd
+  readonly RingBuffer: new (map: OwnedFd, recordBytes: number, onBatch: (records: Buffer) => void) => RingBuffer
+
+  loadObject(path: string, maps: Record<string, OwnedFd>, verifierLogPath: string): { maps: Record<string, OwnedFd>; programs: Record<string, OwnedFd> }
+  mapInfo(map: OwnedFd): { type: number; id: number; keySize: number; valueSize: number; maxEntries: number; name: string }
+  mapLookup(map: OwnedFd, key: Uint8Array): Buffer | undefined
+  mapUpdate(map: OwnedFd, key: Uint8Array, value: Uint8Array, flags?: number): void
+  mapDelete(map: OwnedFd, key: Uint8Array): boolean
+  mapTake(map: OwnedFd, key: Uint8Array): Buffer | undefined
+  mapEntries(map: OwnedFd): [Buffer, Buffer][]
+  mapUpdateBatch(map: OwnedFd, keys: Uint8Array, values: Uint8Array): void
+
+  linkCreate(program: OwnedFd, target: OwnedFd | number, attachType: number): OwnedFd
+  /** The same inside a namespace: interface indexes mean that namespace's. */
+  linkCreateIn(netns: OwnedFd, program: OwnedFd, ifindex: number, attachType: number): Promise<OwnedFd>
+  linkUpdate(link: OwnedFd, program: OwnedFd): void
+  linkDetach(link: OwnedFd): void
+  linkInfo(link: OwnedFd): { id: number; programId: number; type: number }
+  pin(object: OwnedFd, path: string): void
+  getPinned(path: string): OwnedFd | undefined
+  programTestRun(program: OwnedFd, data?: Uint8Array, context?: Uint8Array): { result: number; context: Buffer }
+
+  connectTcp(netns: OwnedFd, options: NativeSocketOptions): Promise<OwnedFd>
+  listenTcp(netns: OwnedFd, options: NativeSocketOptions): Promise<OwnedFd>
+  bindUdp(netns: OwnedFd, options: NativeSocketOptions): Promise<OwnedFd>
+  /** struct tcp_info of a socket's descriptor. */
+  tcpInfo(fd: number): Buffer
+  netnsInfo(netns: OwnedFd): Promise<{ cookie: bigint; inode: bigint }>
+  netnsLinks(netns: OwnedFd): Promise<NativeLink[]>
+  setReturnPath(netns: OwnedFd, options: { mark: number; table: number; priority: number; install: boolean }): Promise<void>
+  listSockets(netns: OwnedFd): Promise<NativeConnection[]>
+  destroySocket(netns: OwnedFd, connection: { source: NativeAddress; destination: NativeAddress }): Promise<boolean>
+
+  /** Question to errno, 0 meaning yes; the questions are in native/src/probe.cc. */
+  probeKernel(): Promise<Record<string, number>>
+  /** What anybody attached to exactly that cgroup, on the hooks we use too. */
+  cgroupPrograms(path: string): AttachedProgram[]
+}

@@ -1,0 +1,74 @@
+// The addon's surface; native/native.d.ts describes it to TypeScript. Arguments are validated there; here they are only
+// re-checked where a wrong one could read past a buffer.
+#include <fcntl.h>
+#include <napi.h>
+
+#include "addon_data.h"
+#include "bpf_link.h"
+#include "bpf_map.h"
+#include "bpf_object.h"
+#include "errors.h"
+#include "netns_jobs.h"
+#include "owned_fd.h"
+#include "probe.h"
+#include "ring_buffer.h"
+#include "socket_jobs.h"
+
+namespace sidestep {
+namespace {
+
+void Initialise(const Napi::CallbackInfo& info) { SetErrorFactory(info.Env(), info[0].As<Napi::Function>()); }
+
+/** openPath(path, writable?) -> OwnedFd */
+Napi::Value OpenPath(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const std::string path = info[0].As<Napi::String>();
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (fd.IsOpen()) return OwnedFd::New(env, std::move(fd));
+  MakeError(env, LastFailure("open", path)).ThrowAsJavaScriptException();
+  return env.Undefined();
+}
+
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new AddonData());
+  OwnedFd::Init(env, exports);
+  RingBuffer::Init(env, exports);
+  const auto add = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function, name)); };
+  add("initialise", Initialise);
+  add("openPath", OpenPath);
+  add("loadObject", LoadObject);
+  add("mapInfo", MapInfo);
+  add("mapLookup", MapLookup);
+  add("mapUpdate", MapUpdate);
+  add("mapDelete", MapDelete);
+  add("mapTake", MapTake);
+  add("mapEntries", MapEntries);
+  add("mapUpdateBatch", MapUpdateBatch);
+  add("linkCreate", LinkCreate);
+  add("linkUpdate", LinkUpdate);
+  add("linkDetach", LinkDetach);
+  add("linkInfo", LinkInfo);
+  add("pin", Pin);
+  add("getPinned", GetPinned);
+  add("programTestRun", ProgramTestRun);
+  add("connectTcp", ConnectTcp);
+  add("listenTcp", ListenTcp);
+  add("bindUdp", BindUdp);
+  add("tcpInfo", TcpInfo);
+  add("netnsInfo", NetnsInfo);
+  add("netnsLinks", NetnsLinks);
+  add("setReturnPath", SetReturnPath);
+  add("linkCreateIn", LinkCreateIn);
+  add("listSockets", ListSockets);
+  add("destroySocket", DestroySocket);
+  add("probeKernel", ProbeKernel);
+  add("cgroupPrograms", CgroupPrograms);
+  return exports;
+}
+
+}  // namespace
+}  // namespace sidestep
+
+static Napi::Object InitModule(Napi::Env env, Napi::Object exports) { return sidestep::Init(env, exports); }
+
+NODE_API_MODULE(sidestep, InitModule)

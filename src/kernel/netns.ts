@@ -1,0 +1,74 @@
+// A network namespace held open by descriptor. Its cookie is the pod's identity on this node: the kernel gives it, no
+// address that a peer could claim. Close it, or the namespace outlives the pod.
+import { native } from './native.ts'
+import type { OwnedFd } from './native.ts'
+import { ipToBytes, bytesToIp } from '../core/address.ts'
+import type { SocketAddr } from '../core/address.ts'
+import { MeshError } from '../core/errors.ts'
+
+/** One established TCP connection as sock_diag lists it. */
+export interface LiveConnection {
+  readonly source: SocketAddr
+  readonly destination: SocketAddr
+  readonly mark: number
+}
+
+export interface VethEnd {
+  readonly name: string
+  /** Interface index of the other end, in the other namespace. */
+  readonly peerIndex: number
+}
+
+export class Netns {
+  readonly fd: OwnedFd
+  readonly cookie: bigint
+  readonly inode: bigint
+
+  private constructor(fd: OwnedFd, info: { cookie: bigint; inode: bigint }) {
+    this.fd = fd
+    this.cookie = info.cookie
+    this.inode = info.inode
+  }
+
+  /** `path` opens a namespace, such as /proc/PID/ns/net. Throws SYSCALL_FAILED. */
+  static async open(path: string): Promise<Netns> {
+    const fd = native().openPath(path)
+    try {
+      return new Netns(fd, await native().netnsInfo(fd))
+    } catch (error) {
+      fd.close()
+      throw error
+    }
+  }
+
+  /** The veth pairs that lead out of this namespace. */
+  async veths(): Promise<VethEnd[]> {
+    const links = await native().netnsLinks(this.fd)
+    return links.filter((link) => link.peerIndex !== 0 && link.peerIndex !== link.index).map(({ name, peerIndex }) => ({ name, peerIndex }))
+  }
+
+  async liveConnections(): Promise<LiveConnection[]> {
+    const sockets = await native().listSockets(this.fd)
+    return sockets.map(({ source, destination, mark }) => ({
+      source: { ip: bytesToIp(source.ip), port: source.port },
+      destination: { ip: bytesToIp(destination.ip), port: destination.port },
+      mark,
+    }))
+  }
+
+  /** Ends one of this namespace's TCP sockets as if the kernel had aborted it; false if there is none. */
+  destroyConnection(source: SocketAddr, destination: SocketAddr): Promise<boolean> {
+    return native().destroySocket(this.fd, { source: nativeAddress(source), destination: nativeAddress(destination) })
+  }
+
+  close(): void {
+    this.fd.close()
+  }
+}
+
+/** 16 bytes and port; throws BAD_CONFIG for text that is not an IP address. */
+export function nativeAddress(addr: SocketAddr): { ip: Uint8Array; port: number } {
+  const ip = ipToBytes(addr.ip)
+  if (!ip) throw new MeshError('BAD_CONFIG', `not an IP address: ${addr.ip}`)
+  return { ip, port: addr.port }
+}
