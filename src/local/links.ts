@@ -55,7 +55,7 @@ export function nodePortLines(index: number, nodePid: number): string[] {
     `link add ${port} type veth peer name eth0 netns ${nodePid}`,
     `link set ${port} master ${bridgeName} up`,
     `route add ${range.v4} via ${ips.v4} dev ${bridgeName}`,
-    `-6 route add ${range.v6} via ${ips.v6} dev ${bridgeName}`,
+    `route add ${range.v6} via ${ips.v6} dev ${bridgeName}`,
   ]
 }
 
@@ -68,17 +68,17 @@ export function nodeLines(index: number, nodeCount: number): string[] {
     `addr add ${ips.v6}/64 dev eth0 nodad`,
     'link set eth0 up',
     `route add default via ${underlayIps.v4} dev eth0 src ${ips.v4}`,
-    `-6 route add default via ${underlayIps.v6} dev eth0 src ${ips.v6}`,
+    `route add ::/0 via ${underlayIps.v6} dev eth0 src ${ips.v6}`,
     // An address of ours that no pod has must not travel in circles between node and underlay.
     `route add unreachable ${own.v4}`,
-    `-6 route add unreachable ${own.v6}`,
+    `route add unreachable ${own.v6}`,
   ]
   for (let other = 1; other <= nodeCount; other++) {
     if (other === index) continue
     const range = podRangeOfNode(other)
     const via = nodeIps(other)
     lines.push(`route add ${range.v4} via ${via.v4} dev eth0 src ${ips.v4}`)
-    lines.push(`-6 route add ${range.v6} via ${via.v6} dev eth0 src ${ips.v6}`)
+    lines.push(`route add ${range.v6} via ${via.v6} dev eth0 src ${ips.v6}`)
   }
   return lines
 }
@@ -96,7 +96,7 @@ export function podLinkLines(nodeIndex: number, host: number, podPid: number): s
     `neigh add ${pod.v4} lladdr ${mac} dev ${name} nud permanent`,
     `neigh add ${pod.v6} lladdr ${mac} dev ${name} nud permanent`,
     `route add ${pod.v4}/32 dev ${name} src ${node.v4}`,
-    `-6 route add ${pod.v6}/128 dev ${name} src ${node.v6}`,
+    `route add ${pod.v6}/128 dev ${name} src ${node.v6}`,
   ]
 }
 
@@ -110,7 +110,7 @@ export function podLines(nodeIndex: number, host: number): string[] {
     `neigh add ${podGateway.v4} lladdr ${nodeLinkMac} dev eth0 nud permanent`,
     `neigh add ${podGateway.v6} lladdr ${nodeLinkMac} dev eth0 nud permanent`,
     `route add default via ${podGateway.v4} dev eth0 onlink src ${pod.v4}`,
-    `-6 route add default via ${podGateway.v6} dev eth0 onlink src ${pod.v6}`,
+    `route add ::/0 via ${podGateway.v6} dev eth0 onlink src ${pod.v6}`,
   ]
 }
 

@@ -89,7 +89,7 @@ export class LogFile {
   }
 
   #wake(): void {
-    for (const done of [...this.#waiting]) done()
+    for (const done of this.#waiting) done()
   }
 
   /** No more is written or read; with `remove` the files go too. */

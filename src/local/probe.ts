@@ -76,21 +76,20 @@ export function startProbeLoop({ probe, attempt: once, onVerdict, isEager }: Pro
   let streak = 0
   let last: boolean | undefined
   let isStopped = false
-  let timer = setTimeout(tick, probe.initialDelaySeconds * 1000)
+  let timer = setTimeout(() => void tick(), probe.initialDelaySeconds * 1000)
 
-  function tick(): void {
+  async function tick(): Promise<void> {
     const startedAt = performance.now()
-    void once().then((result) => {
-      if (isStopped) return
-      streak = result.ok === last ? streak + 1 : 1
-      last = result.ok
-      if (streak >= (result.ok ? probe.successThreshold : probe.failureThreshold) && verdict !== result.ok) {
-        verdict = result.ok
-        onVerdict(result.ok, result.ok ? '' : result.because)
-      }
-      const periodMs = isEager && verdict !== true ? Math.min(eagerPeriodMs, probe.periodSeconds * 1000) : probe.periodSeconds * 1000
-      if (!isStopped) timer = setTimeout(tick, Math.max(0, periodMs - (performance.now() - startedAt)))
-    })
+    const result = await once()
+    if (isStopped) return
+    streak = result.ok === last ? streak + 1 : 1
+    last = result.ok
+    if (streak >= (result.ok ? probe.successThreshold : probe.failureThreshold) && verdict !== result.ok) {
+      verdict = result.ok
+      onVerdict(result.ok, result.ok ? '' : result.because)
+    }
+    const periodMs = isEager && verdict !== true ? Math.min(eagerPeriodMs, probe.periodSeconds * 1000) : probe.periodSeconds * 1000
+    if (!isStopped) timer = setTimeout(() => void tick(), Math.max(0, periodMs - (performance.now() - startedAt)))
   }
   return () => {
     isStopped = true

@@ -5,9 +5,10 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { MeshError } from '../core/errors.ts'
+import { localApiSocket, localStateRoot } from '../model/local-status.ts'
 import { processIdentitySchema } from './process-identity.ts'
 
-export const stateRoot = '/run/sidestep'
+export const stateRoot = localStateRoot
 // Short, so that socket paths below it stay within the 107 bytes that the kernel allows.
 const namePattern = /^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$/
 
@@ -32,7 +33,7 @@ export function statePaths(name: string): StatePaths {
   return {
     name,
     root,
-    apiSocket: join(root, 'api.sock'),
+    apiSocket: localApiSocket(name),
     daemon: join(root, 'daemon.json'),
     processes: join(root, 'processes'),
     pods: join(root, 'pods'),

@@ -1,0 +1,83 @@
+// What a local mesh says about itself on its API socket: shapes shared by the daemon that writes them and the command
+// line that reads them. Pure data.
+import { z } from 'zod'
+
+/** Below it each mesh has a directory of its name. */
+export const localStateRoot = '/run/sidestep'
+/** HTTP with JSON is spoken there. */
+export function localApiSocket(name: string): string {
+  return `${localStateRoot}/${name}/api.sock`
+}
+
+const problemSchema = z.object({ file: z.string(), line: z.int(), reason: z.string() })
+
+export const podStatusSchema = z.object({
+  namespace: z.string(),
+  name: z.string(),
+  /** Empty while no node was found. */
+  node: z.string(),
+  ips: z.array(z.string()),
+  phase: z.enum(['Pending', 'Running', 'Succeeded', 'Failed', 'Terminating']),
+  /** Why it is not simply running; empty if it is. */
+  reason: z.string(),
+  ready: z.boolean(),
+  restarts: z.int(),
+  /** `no`: not in the mesh. `waiting`: its traffic is not captured yet. */
+  captured: z.enum(['no', 'waiting', 'yes']),
+  containers: z.array(z.object({
+    name: z.string(), ready: z.boolean(), restarts: z.int(), state: z.string(), message: z.string(),
+  })),
+})
+export type PodStatus = z.infer<typeof podStatusSchema>
+
+export const localStatusSchema = z.object({
+  name: z.string(),
+  /** Everything that should run does, and is ready. */
+  ready: z.boolean(),
+  mesh: z.boolean(),
+  nodes: z.array(z.object({
+    name: z.string(), ips: z.array(z.string()), pods: z.int(), ztunnel: z.enum(['off', 'starting', 'connected']),
+  })),
+  pods: z.array(podStatusSchema),
+  deployments: z.array(z.object({
+    namespace: z.string(), name: z.string(), replicas: z.int(), ready: z.int(), updated: z.int(),
+  })),
+  services: z.array(z.object({
+    namespace: z.string(), name: z.string(), ips: z.array(z.string()),
+    ports: z.array(z.object({ protocol: z.string(), port: z.int(), endpoints: z.array(z.string()) })),
+  })),
+  problems: z.array(problemSchema),
+  notes: z.array(problemSchema),
+})
+export type LocalStatus = z.infer<typeof localStatusSchema>
+
+export const execRequestSchema = z.strictObject({
+  namespace: z.string().max(253),
+  name: z.string().max(253),
+  container: z.string().max(253).optional(),
+  command: z.array(z.string().max(128 * 1024)).min(1).max(1000),
+})
+export type ExecRequest = z.infer<typeof execRequestSchema>
+
+/** How a client on the same machine runs a command inside a pod: by itself, so that terminals just work. */
+export const execPlanSchema = z.object({ argv: z.array(z.string()).min(1), env: z.record(z.string(), z.string()) })
+export type ExecPlan = z.infer<typeof execPlanSchema>
+
+const dnsLabel = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/
+
+/** A pod made for one command. */
+export const runRequestSchema = z.strictObject({
+  name: z.string().max(63).regex(dnsLabel, 'must be a DNS label in lower case'),
+  namespace: z.string().max(63).regex(dnsLabel, 'must be a DNS label in lower case').default('default'),
+  node: z.string().max(63).optional(),
+  labels: z.record(z.string(), z.string()).default({}),
+  command: z.array(z.string().max(128 * 1024)).min(1).max(1000),
+})
+export type RunRequest = z.infer<typeof runRequestSchema>
+
+/** Exit code of the pod's first container. */
+export const runResultSchema = z.object({ code: z.int() })
+export type RunResult = z.infer<typeof runResultSchema>
+
+export const apiErrorSchema = z.object({ code: z.string(), message: z.string(), hint: z.string() })
+export type ApiError = z.infer<typeof apiErrorSchema>
