@@ -50,7 +50,7 @@ export interface NativeConnection {
 
 export interface NativeLink {
   readonly index: number
-  /** The other end of a veth, in its own namespace; 0 if there is none. */
+  /** The other end of a veth that leads to another namespace, by its index there; 0 if there is none. */
   readonly peerIndex: number
   readonly name: string
   readonly isUp: boolean

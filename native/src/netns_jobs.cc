@@ -109,11 +109,14 @@ class LinksJob : public NetnsJob {
     Link link;
     link.index = static_cast<std::uint32_t>(head->ifi_index);
     link.is_up = (head->ifi_flags & IFF_UP) != 0;
+    bool leads_out = false;
     auto left = static_cast<int>(IFLA_PAYLOAD(message));
     for (const auto* attribute = IFLA_RTA(head); RTA_OK(attribute, left); attribute = RTA_NEXT(attribute, left)) {
       if (attribute->rta_type == IFLA_LINK) std::memcpy(&link.peer_index, RTA_DATA(attribute), sizeof(link.peer_index));
+      if (attribute->rta_type == IFLA_LINK_NETNSID) leads_out = true;
       if (attribute->rta_type == IFLA_IFNAME) link.name = static_cast<const char*>(RTA_DATA(attribute));
     }
+    if (!leads_out) link.peer_index = 0;  // a lower device of this namespace (VLAN, macvlan), not a peer in another
     links_.push_back(std::move(link));
   }
 

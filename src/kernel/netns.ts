@@ -44,7 +44,7 @@ export class Netns {
   /** The veth pairs that lead out of this namespace. */
   async veths(): Promise<VethEnd[]> {
     const links = await native().netnsLinks(this.fd)
-    return links.filter((link) => link.peerIndex !== 0 && link.peerIndex !== link.index).map(({ name, peerIndex }) => ({ name, peerIndex }))
+    return links.filter((link) => link.peerIndex !== 0).map(({ name, peerIndex }) => ({ name, peerIndex }))
   }
 
   async liveConnections(): Promise<LiveConnection[]> {

@@ -1,0 +1,88 @@
+// The pods this ztunnel serves, kept in step with what the agent says. Messages are handled one at a time, in order; a
+// failed one is answered with its error and changes nothing for the others.
+import type { Logger } from '../core/log.ts'
+import { describeError } from '../core/errors.ts'
+import { Netns } from '../kernel/netns.ts'
+import type { PodEnrolment } from '../model/enrolment.ts'
+import { PodProxy } from './pod-proxy.ts'
+import type { PodProxyParts, PodStatistics } from './pod-proxy.ts'
+
+export interface PodState extends PodStatistics {
+  readonly uid: string
+  readonly namespace: string
+  readonly name: string
+  readonly ips: readonly string[]
+  readonly failureMode: string
+  readonly netnsCookie: string
+}
+
+export class PodSet {
+  readonly #parts: PodProxyParts
+  readonly #logger: Logger
+  readonly #proxies = new Map<string, PodProxy>()
+  /** Un-enrolled, with connections still being carried. */
+  readonly #draining = new Set<PodProxy>()
+
+  constructor(parts: PodProxyParts) {
+    this.#parts = parts
+    this.#logger = parts.logger
+  }
+
+  /** Captures the pod, or applies its changes. Resolves with the number of connections left alone at enrolment. */
+  async add(pod: PodEnrolment): Promise<number> {
+    const netns = await Netns.open(pod.netns)
+    const known = this.#proxies.get(pod.uid)
+    if (known && known.netns.inode === netns.inode) {
+      netns.close()
+      await known.update(pod)
+      return known.statistics().existing
+    }
+    // Same pod, new namespace: its sandbox was made anew.
+    if (known) this.delete(pod.uid)
+    try {
+      const proxy = await PodProxy.start(pod, netns, this.#parts)
+      this.#proxies.set(pod.uid, proxy)
+      this.#logger.info({ 'pod.name': pod.name, 'pod.namespace': pod.namespace, existing: proxy.statistics().existing }, 'pod captured')
+      return proxy.statistics().existing
+    } catch (error) {
+      netns.close()
+      throw error
+    }
+  }
+
+  /** Ends the pod's capture at once; connections being carried go on in the background. */
+  delete(uid: string): void {
+    const proxy = this.#proxies.get(uid)
+    if (!proxy) return
+    this.#proxies.delete(uid)
+    this.#draining.add(proxy)
+    this.#logger.info({ 'pod.name': proxy.pod.name, 'pod.namespace': proxy.pod.namespace }, 'pod released')
+    proxy
+      .stop()
+      .catch((error: unknown) => this.#logger.debug({ error: describeError(error) }, 'pod is gone already'))
+      .finally(() => this.#draining.delete(proxy))
+  }
+
+  /** Drops every pod that is not in `uids`, and what an earlier process enrolled and nobody named since. */
+  prune(uids: ReadonlySet<string>): void {
+    for (const uid of this.#proxies.keys()) if (!uids.has(uid)) this.delete(uid)
+    const ours = new Set([...this.#proxies.values()].map((proxy) => proxy.netns.cookie))
+    for (const cookie of this.#parts.redirection.enrolled()) if (!ours.has(cookie)) this.#parts.redirection.unenrol(cookie)
+  }
+
+  states(): PodState[] {
+    return [...this.#proxies.values()].map((proxy) => ({
+      uid: proxy.pod.uid,
+      namespace: proxy.pod.namespace,
+      name: proxy.pod.name,
+      ips: proxy.pod.ips,
+      failureMode: proxy.pod.failureMode,
+      netnsCookie: String(proxy.netns.cookie),
+      ...proxy.statistics(),
+    }))
+  }
+
+  get draining(): number {
+    return this.#draining.size
+  }
+}
