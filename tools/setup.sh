@@ -13,9 +13,11 @@ state=$root/.setup
 export LC_ALL=C
 . tools/preflight.sh
 
-packages=(clang llvm libbpf-dev bpftool libelf-dev zlib1g-dev cmake ninja-build make g++ pkg-config
+packages=(clang llvm libbpf-dev bpftool libelf-dev zlib1g-dev cmake ninja-build make g++ pkg-config libatomic1
   iproute2 nftables util-linux procps curl ca-certificates)
 node_major=24
+processor=x64
+[ "$(uname -m)" = x86_64 ] || processor=arm64
 
 for arg in "$@"; do
   case $arg in
@@ -92,12 +94,17 @@ npm_ready() {
   [ -f node_modules/.package-lock.json ] && stamp_is npm "$(npm_key)"
 }
 
-# Our own copy from the npm package, whatever the host has: one version everywhere, and no second way to test.
-node_ready() {
+# node_is_new FILE: whether it is a Node.js that runs here and is new enough.
+node_is_new() {
   local version
-  version=$(node_modules/.bin/node --version 2>/dev/null) || return 1
+  version=$("$1" --version 2>/dev/null) || return 1
   version=${version#v}
   [ "${version%%.*}" -ge "$node_major" ]
+}
+
+# Our own copy from the npm package, whatever the host has: one version everywhere, and no second way to test.
+node_ready() {
+  node_is_new node_modules/.bin/node
 }
 
 # A new kernel brings new types for the eBPF objects, so its release counts as source.
@@ -127,28 +134,45 @@ install_packages() {
   rm -f "$log.install"
 }
 
+# The npm packages are installed under our own Node.js, because npm silently leaves out optional packages (here the
+# compiled parts of lint and tests) that say they need a newer one than it runs on. So Node.js itself comes first, from
+# the same lock file with the host's npm of whatever age, into a directory of its own.
+fetch_node() {
+  local log=$state/node.log fetch=$state/fetch
+  command -v npm >/dev/null || fail "npm is missing; install it with: apt-get install npm"
+  mkdir -p "$state/bin"
+  if node_ready; then
+    cp -L node_modules/.bin/node "$state/bin/node.new"
+  else
+    rm -rf "$fetch"
+    mkdir "$fetch"
+    cp package.json package-lock.json "$fetch"
+    (cd "$fetch" && logged "$log" npm ci --omit=dev --include=optional --ignore-scripts --no-fund --no-audit) ||
+      fail "npm could not fetch Node.js, on which everything runs; correct what the lines above say and run this again." "$log"
+    mv "$fetch/node_modules/node-linux-$processor/bin/node" "$state/bin/node.new" 2>/dev/null ||
+      fail "Node.js did not arrive with the npm packages (node-linux-$processor); see if the registry has it and run this again." "$log"
+    rm -rf "$fetch"
+  fi
+  mv "$state/bin/node.new" "$state/bin/node"
+  node_is_new "$state/bin/node" || fail "the Node.js that arrived does not run here or is older than $node_major: $("$state/bin/node" --version 2>&1 | head -n 1)"
+}
+
 # A first install must match the lock file exactly; a later one changes only what differs, because deleting
 # node_modules would pull the ground from under a mesh that runs from this checkout.
 install_npm_packages() {
   local log=$state/npm.log how=(install --no-save)
-  command -v npm >/dev/null || fail "npm is missing; install it with: apt-get install npm"
+  node_is_new "$state/bin/node" || fetch_node
   [ -f node_modules/.package-lock.json ] || how=(ci)
-  logged "$log" npm "${how[@]}" --include=dev --include=optional --ignore-scripts --no-fund --no-audit ||
+  logged "$log" env PATH="$state/bin:$PATH" npm "${how[@]}" --include=dev --include=optional --ignore-scripts --no-fund --no-audit ||
     fail "npm ${how[0]} failed, and the TypeScript sources need its packages; correct what the lines above say and run this again." "$log"
   npm_key >"$state/npm"
 }
 
 # Both processors' packages offer a program called node; npm links neither once it has left one of them out.
 link_node() {
-  local processor=x64
-  [ "$(uname -m)" = x86_64 ] || processor=arm64
-  if [ -x "node_modules/node-linux-$processor/bin/node" ]; then
-    ln -sfn "../node-linux-$processor/bin/node" node_modules/.bin/node
-  fi
-  node_ready && return
-  # An optional dependency that could not be had is no error to npm, so the next run has to ask for it again.
-  rm -f "$state/npm"
-  fail "Node.js $node_major or newer did not arrive with the npm packages (node_modules/node-linux-$processor); run it again." "$state/npm.log"
+  [ -x "node_modules/node-linux-$processor/bin/node" ] || install_npm_packages
+  ln -sfn "../node-linux-$processor/bin/node" node_modules/.bin/node
+  node_ready || fail "node_modules/.bin/node does not run here or is older than $node_major; delete node_modules and run this again." "$state/npm.log"
 }
 
 build_native() {

@@ -10,16 +10,17 @@ let dir: string
 
 const stubs = {
   'dpkg-query': `for p in "$@"; do case $p in -*|*'$'*) ;; *) [ "$p" = "\${ABSENT:-}" ] || echo "$p installed" ;; esac; done`,
-  'apt-get': `echo "apt-get $*" >> calls; [ -z "\${APT_FAILS:-}" ] || { echo 'E: no such mirror'; exit 100; }`,
-  npm: `echo "npm $*" >> calls
+  'apt-get': `echo "apt-get $*" >> "\${0%/*}/../calls"; [ -z "\${APT_FAILS:-}" ] || { echo 'E: no such mirror'; exit 100; }`,
+  npm: `echo "npm $*" >> "\${0%/*}/../calls"
     case "$1" in
       ci|install)
+        [ -z "\${TELL_NODE:-}" ] || { found=$(command -v node); [[ $found == */.setup/* ]] || found=; echo "under $found" >> "\${0%/*}/../calls"; }
         [ -z "\${NPM_FAILS:-}" ] || { echo 'npm ERR! offline'; exit 1; }
         mkdir -p node_modules/.bin && touch node_modules/.package-lock.json
         for arch in x64 arm64; do
           node=node_modules/node-linux-$arch/bin/node
           mkdir -p "\${node%/*}"
-          printf '#!/bin/sh\\n[ "$1" = --version ] && echo v%s.1.0 || echo "node $*" >> calls\\n' "\${NODE_MAJOR:-26}" > $node
+          printf '#!/bin/sh\\n[ "$1" = --version ] && echo v%s.1.0\\n' "\${NODE_MAJOR:-26}" > $node
           chmod +x $node
         done ;;
       run)
@@ -33,7 +34,7 @@ beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), 'sidestep-setup-'))
   for (const each of ['tools', 'native', 'bpf', 'stubs']) mkdirSync(join(dir, each))
   for (const each of ['setup.sh', 'preflight.sh']) copyFileSync(join(import.meta.dirname, each), join(dir, 'tools', each))
-  for (const each of ['CMakeLists.txt', 'package-lock.json', 'native/addon.cc', 'bpf/connect.bpf.c']) writeFileSync(join(dir, each), '')
+  for (const each of ['CMakeLists.txt', 'package.json', 'package-lock.json', 'native/addon.cc', 'bpf/connect.bpf.c']) writeFileSync(join(dir, each), '')
   for (const [name, body] of Object.entries(stubs)) {
     writeFileSync(join(dir, 'stubs', name), `#!/bin/bash\n${body}\n`)
     chmodSync(join(dir, 'stubs', name), 0o755)
@@ -68,7 +69,7 @@ describe('setup.sh', () => {
     const numbered = stdout.split('\n').filter((line) => line.startsWith('['))
     numbered.forEach((line, i) => expect(line).toMatch(new RegExp(`^\\[${i + 1}/${numbered.length}\\] `)))
     expect(stdout.trimEnd()).toMatch(/set-up: ready \(\d+\.\d s\)$/)
-    expect(installs(calls()).slice(0, 2)).toEqual(['npm ci', 'npm run'])
+    expect(installs(calls())).toEqual(['npm ci', 'npm ci', 'npm run'])
   })
 
   test('a second run calls nothing and says one line', () => {
@@ -111,12 +112,12 @@ describe('setup.sh', () => {
     expect(status).toBe(0)
     expect(stdout).toMatch(/waiting for it\nset-up: nothing to do/)
     expect(await ended).toBe(0)
-    expect(installs(calls()).filter((each) => each === 'npm ci')).toHaveLength(1)
+    expect(installs(calls()).filter((each) => each === 'npm run')).toHaveLength(1)
   })
 
   test.each([
     ['apt-get', { ABSENT: 'clang', APT_FAILS: '1' }, 'E: no such mirror', /apt-get could not install clang, which/],
-    ['npm', { NPM_FAILS: '1' }, 'npm ERR! offline', /npm ci failed, and/],
+    ['npm', { NPM_FAILS: '1' }, 'npm ERR! offline', /npm could not fetch Node\.js, on which/],
     ['the build', { BUILD_FAILS: '1' }, 'connect.bpf.c:7: error: oh', /did not build; the full log is in .*build\.log/],
   ])('%s failing shows its last lines, then a sentence, and stamps nothing', (_, env: Record<string, string>, detail, sentence) => {
     const { status, stderr } = setup(env)
@@ -128,11 +129,25 @@ describe('setup.sh', () => {
     expect(calls()).not.toEqual([])
   })
 
-  test('a Node.js that is missing or too old is noticed and fetched again', () => {
+  test('a Node.js that arrives too old is noticed, and fetched again the next time', () => {
     const { status, stderr } = setup({ NODE_MAJOR: '18' })
     expect(status).toBe(1)
-    expect(stderr).toContain('Node.js 24 or newer did not arrive')
+    expect(stderr).toContain('older than 24: v18.1.0')
     expect(setup().status).toBe(0)
+  })
+
+  test('npm packages are installed under the Node.js that was fetched', () => {
+    setup({ TELL_NODE: '1' })
+    expect(calls().filter((each) => each.startsWith('under'))).toEqual(['under ', `under ${dir}/.setup/bin/node`])
+  })
+
+  test('a link to Node.js that npm took away comes back', () => {
+    setup()
+    calls()
+    rmSync(join(dir, 'node_modules/.bin/node'))
+    expect(setup().status).toBe(0)
+    expect(calls()).toEqual([])
+    expect(existsSync(join(dir, 'node_modules/.bin/node'))).toBe(true)
   })
 
   test('an unknown argument is refused', () => {
