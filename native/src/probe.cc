@@ -71,6 +71,10 @@ constexpr std::array kHelpers{
     Helper{"sock/netns_cookie", BPF_PROG_TYPE_CGROUP_SOCK, BPF_CGROUP_INET_SOCK_CREATE, BPF_FUNC_get_netns_cookie},
     Helper{"sockops/netns_cookie", BPF_PROG_TYPE_SOCK_OPS, BPF_CGROUP_SOCK_OPS, BPF_FUNC_get_netns_cookie},
     Helper{"sockops/sk_storage", BPF_PROG_TYPE_SOCK_OPS, BPF_CGROUP_SOCK_OPS, BPF_FUNC_sk_storage_get},
+    Helper{"sock/set_retval", BPF_PROG_TYPE_CGROUP_SOCK, BPF_CGROUP_INET_SOCK_CREATE, BPF_FUNC_set_retval},
+    Helper{"sock_addr/cgroup_id", BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_CONNECT, BPF_FUNC_get_current_cgroup_id},
+    Helper{"tc/sk_storage", BPF_PROG_TYPE_SCHED_CLS, kNoAttach, BPF_FUNC_sk_storage_get},
+    Helper{"tc/sk_fullsock", BPF_PROG_TYPE_SCHED_CLS, kNoAttach, BPF_FUNC_sk_fullsock},
     Helper{"sk_lookup/sk_assign", BPF_PROG_TYPE_SK_LOOKUP, BPF_SK_LOOKUP, BPF_FUNC_sk_assign},
     Helper{"sk_msg/redirect_hash", BPF_PROG_TYPE_SK_MSG, BPF_SK_MSG_VERDICT, BPF_FUNC_msg_redirect_hash},
 };

@@ -117,13 +117,13 @@ const probedRows: readonly ProbedRow[] = [
     asks: ['program/getpeername4', 'program/getpeername6'] },
   { name: 'sendmsg, recvmsg hooks', why: 'DNS from unconnected UDP sockets', since: '5.2',
     asks: ['program/sendmsg4', 'program/sendmsg6', 'program/recvmsg4', 'program/recvmsg6'] },
-  { name: 'sock_create hook', why: 'refuses protocols that would go around the mesh', since: '4.10',
-    asks: ['program/sock_create', 'helper/sock/netns_cookie'] },
+  { name: 'sock_create hook', why: 'refuses protocols that would go around the mesh', since: '5.18',
+    asks: ['program/sock_create', 'helper/sock/netns_cookie', 'helper/sock/set_retval'] },
   { name: 'sockops', why: 'hands the original destination to the proxy', since: '4.13', asks: ['program/sockops'] },
   { name: 'sk_lookup', why: 'steers inbound connections to the proxy', since: '5.9',
     asks: ['program/sk_lookup', 'helper/sk_lookup/sk_assign'] },
-  { name: 'tc programs', why: 'fence a pod on its link', since: '4.1', asks: ['program/tc'] },
-  { name: 'tcx links', why: 'tc programs that stay when the proxy ends', since: '6.6', asks: ['program/tcx'], otherwise: 'warn' },
+  { name: 'tcx links', why: 'fence a pod on the node side of its link, also while the proxy is away', since: '6.6',
+    asks: ['program/tc', 'program/tcx', 'helper/tc/sk_storage', 'helper/tc/sk_fullsock'] },
   { name: 'sk_msg', why: 'pods of one node talk without the proxy in between', since: '4.17',
     asks: ['program/sk_msg', 'helper/sk_msg/redirect_hash'], otherwise: 'warn' },
   { name: 'maps', why: 'pods, connections and counters', since: '4.10', asks: ['map/hash', 'map/lru_hash', 'map/percpu_array'] },
@@ -135,7 +135,7 @@ const probedRows: readonly ProbedRow[] = [
   { name: 'netns cookie', why: 'says which pod a socket belongs to', since: '5.15',
     asks: ['socket/netns_cookie', 'helper/sock_addr/netns_cookie', 'helper/sockops/netns_cookie'] },
   { name: 'hook helpers', why: 'choose a source port; refuse with an errno that fits', since: '5.18',
-    asks: ['helper/sock_addr/bind', 'helper/sock_addr/set_retval'] },
+    asks: ['helper/sock_addr/bind', 'helper/sock_addr/set_retval', 'helper/sock_addr/cgroup_id'] },
   { name: 'transparent sockets', why: "servers see the client's address", since: '2.6.37',
     asks: ['socket/transparent4', 'socket/transparent6', 'socket/mark'] },
   { name: 'policy routing', why: 'brings the answers on transparent sockets home', since: '2.2',
@@ -154,7 +154,7 @@ function probedFeature({ name, why, asks, since, otherwise = 'fail' }: ProbedRow
   const denied = refused.every((question) => answers[question] === constants.errno.EPERM)
   const fix = denied
     ? 'The kernel has it or not, but does not let this process ask: run as root, outside of a container and of kernel lockdown.'
-    : `Boot a kernel that has it (Linux ${since} and newer, if built with it).`
+    : `Boot a kernel that has it (Linux ${since} and newer, if built with it; Debian 12 has newer ones in bookworm-backports).`
   return { name, status: otherwise, found, why, fix }
 }
 
