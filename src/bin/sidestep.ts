@@ -1,0 +1,27 @@
+#!/usr/bin/env node
+// The `sidestep` command: wires the commands to what they need and turns errors into one sentence and an exit code.
+import { Command } from 'commander'
+import { checkCommand } from '../cli/check.ts'
+import { execCommand, logsCommand, runCommand } from '../cli/pods.ts'
+import { statusCommand } from '../cli/status.ts'
+import { downCommand, upCommand } from '../cli/up.ts'
+import { describeError } from '../core/errors.ts'
+import { surveyHost } from '../kernel/host-facts.ts'
+import { localControl } from './local-daemon.ts'
+
+const program = new Command('sidestep')
+  .description('A service mesh without sidecars: identity, mTLS and policy for every pod, redirected by eBPF.')
+  .addCommand(upCommand(localControl))
+  .addCommand(downCommand(localControl))
+  .addCommand(statusCommand())
+  .addCommand(execCommand(process.env['TERM']))
+  .addCommand(logsCommand())
+  .addCommand(runCommand())
+  .addCommand(checkCommand(surveyHost))
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  console.error(`sidestep: ${describeError(error)}`)
+  process.exitCode = 1
+}

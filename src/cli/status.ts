@@ -1,0 +1,60 @@
+// `sidestep status`: what runs, where, and what is wrong, for people or for programs.
+import { Command, Option } from 'commander'
+import { stringify } from 'yaml'
+import type { LocalStatus } from '../model/local-status.ts'
+import { ApiClient } from './api-client.ts'
+import { nameOption } from './options.ts'
+
+export function statusCommand(print: (text: string) => void = console.log): Command {
+  return new Command('status')
+    .description('show nodes, pods, services and problems of a local mesh')
+    .addOption(nameOption())
+    .addOption(new Option('-o, --output <form>', 'how to show it').choices(['table', 'json', 'yaml']).default('table'))
+    .action(async ({ name, output }: { name: string; output: 'table' | 'json' | 'yaml' }) => {
+      const status = await new ApiClient(name).status()
+      switch (output) {
+        case 'json': return print(JSON.stringify(status, null, 2))
+        case 'yaml': return print(stringify(status).trimEnd())
+        case 'table': return print(statusTable(status))
+        default: return output satisfies never
+      }
+    })
+}
+
+/** Tables of what there is; sections without rows are left out. */
+export function statusTable(status: LocalStatus): string {
+  const sections = [
+    table(['NODE', 'IP', 'PODS', 'ZTUNNEL'], status.nodes.map((node) => [node.name, node.ips.join(' '), `${node.pods}`, node.ztunnel])),
+    table(
+      ['NAMESPACE', 'POD', 'NODE', 'IP', 'PHASE', 'READY', 'RESTARTS', 'CAPTURED', 'REASON'],
+      status.pods.map((pod) => [
+        pod.namespace, pod.name, pod.node, pod.ips[0] ?? '', pod.phase, pod.ready ? 'yes' : 'no', `${pod.restarts}`, pod.captured, pod.reason,
+      ]),
+    ),
+    table(
+      ['NAMESPACE', 'DEPLOYMENT', 'READY', 'UP-TO-DATE'],
+      status.deployments.map((d) => [d.namespace, d.name, `${d.ready}/${d.replicas}`, `${d.updated}`]),
+    ),
+    table(
+      ['NAMESPACE', 'SERVICE', 'IP', 'PORT', 'ENDPOINTS'],
+      status.services.flatMap((service) => service.ports.map((port) => [
+        service.namespace, service.name, service.ips.join(' ') || 'none', `${port.port}/${port.protocol}`, shorten(port.endpoints),
+      ])),
+    ),
+    ...(status.problems.length > 0 ? [['PROBLEMS', ...status.problems.map((p) => `  ${p.file}:${p.line}: ${p.reason}`)].join('\n')] : []),
+    ...(status.notes.length > 0 ? [['NOTES', ...status.notes.map((p) => `  ${p.file}:${p.line}: ${p.reason}`)].join('\n')] : []),
+  ]
+  return sections.filter((section) => section !== '').join('\n\n')
+}
+
+function shorten(endpoints: readonly string[]): string {
+  const shown = endpoints.filter((endpoint) => !endpoint.startsWith('['))
+  const list = shown.length > 0 ? shown : endpoints
+  return list.length > 3 ? `${list.slice(0, 3).join(' ')} and ${list.length - 3} more` : list.join(' ') || 'none'
+}
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  if (rows.length === 0) return ''
+  const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i]?.length ?? 0)))
+  return [head, ...rows].map((row) => row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ').trimEnd()).join('\n')
+}
