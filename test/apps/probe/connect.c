@@ -220,8 +220,10 @@ static const char *converse(struct attempt *attempt, int *code) {
     *code = send_rest(attempt);
     json_int(json, "sent", (int64_t)attempt->sent);
     if (*code != 0) return "send";
-    if (!style->keep_open) shutdown(attempt->fd, SHUT_WR);
   }
+  // The names while both sides talk: a deferred connect has its peer only now, and a closed one loses it again.
+  json_socket_names(json, "talking", attempt->fd);
+  if (style->send && !style->keep_open) shutdown(attempt->fd, SHUT_WR);
   if (style->send || style->read) {
     struct reading reply = {0};
     read_some(attempt, &reply, false, style->keep_open && style->send ? attempt->sent : SIZE_MAX);
@@ -259,7 +261,6 @@ int run_connect(int argc, char **argv) {
 
   stage = converse(&attempt, &code);
   report_transport(&attempt);
-  json_socket_names(json, "atEnd", attempt.fd);
   json_number(json, "totalMs", elapsed_ms(start));
   if (attempt.style.rst) {
     const struct linger abort_at_close = {.l_onoff = 1, .l_linger = 0};
