@@ -34,7 +34,7 @@ done
 
 # --- saying what happens -----------------------------------------------------------------------------------------
 
-steps=5
+steps=6
 step=0
 started=$EPOCHREALTIME
 
@@ -189,6 +189,21 @@ build_native() {
   echo "$key" >"$state/build"
 }
 
+# The kernel is asked what it can do once per kernel and build; `sidestep check` shows the whole table at any time.
+features_ready() {
+  stamp_is features "$(build_key)"
+}
+
+check_features() {
+  local log=$state/features.log
+  if ! logged "$log" node_modules/.bin/node src/bin/sidestep.ts check; then
+    grep -q '^fail ' "$log" || fail "the kernel could not be asked what it can do." "$log"
+    grep -A 1 '^fail ' "$log" >&2
+    fail "this machine lacks what the rows above name, and Sidestep cannot run without it; \`npm run sidestep -- check\` shows everything."
+  fi
+  build_key >"$state/features"
+}
+
 # --- the order of things -------------------------------------------------------------------------------------------
 
 preflight "$(id -u)" "$(uname -s)" "$(uname -m)" /sys/kernel/btf/vmlinux /proc/mounts || exit 1
@@ -201,7 +216,7 @@ if ! flock -n 9; then
 fi
 
 missing=$(missing_packages)
-if [ -z "$missing" ] && npm_ready && node_ready && build_ready; then
+if [ -z "$missing" ] && npm_ready && node_ready && build_ready && features_ready; then
   echo "set-up: nothing to do ($(seconds_since "$started"))"
   exit 0
 fi
@@ -228,4 +243,5 @@ run_step 'npm packages' npm_ready install_npm_packages
 
 run_step 'Node.js' node_ready link_node
 run_step 'native addon and eBPF programs' build_ready build_native
+run_step 'kernel features' features_ready check_features
 echo "set-up: ready ($(seconds_since "$started"))"

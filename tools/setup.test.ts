@@ -9,6 +9,8 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 let dir: string
 
 const stubs = {
+  'node-stub': `[ "$1" != --version ] || exec echo vMAJOR.1.0
+    [ -z "\${FEATURES:-}" ] || { printf "$FEATURES"; exit 1; }`,
   'dpkg-query': `for p in "$@"; do case $p in -*|*'$'*) ;; *) [ "$p" = "\${ABSENT:-}" ] || echo "$p installed" ;; esac; done`,
   'apt-get': `echo "apt-get $*" >> "\${0%/*}/../calls"; [ -z "\${APT_FAILS:-}" ] || { echo 'E: no such mirror'; exit 100; }`,
   npm: `echo "npm $*" >> "\${0%/*}/../calls"
@@ -20,7 +22,7 @@ const stubs = {
         for arch in x64 arm64; do
           node=node_modules/node-linux-$arch/bin/node
           mkdir -p "\${node%/*}"
-          printf '#!/bin/sh\\n[ "$1" = --version ] && echo v%s.1.0\\n' "\${NODE_MAJOR:-26}" > $node
+          sed "s/MAJOR/\${NODE_MAJOR:-26}/" "\${0%/*}/node-stub" > $node
           chmod +x $node
         done ;;
       run)
@@ -133,6 +135,15 @@ describe('setup.sh', () => {
     const { status, stderr } = setup({ NODE_MAJOR: '18' })
     expect(status).toBe(1)
     expect(stderr).toContain('older than 24: v18.1.0')
+    expect(setup().status).toBe(0)
+  })
+
+  test('a missing kernel feature is shown with its remedy, and looked at again the next time', () => {
+    const table = 'pass  BTF      there\\nfail  sockops  EINVAL\\n      -> Boot another.\\npass  x  y\\n\\n2 pass, 0 warn, 1 fail.\\n'
+    const { status, stderr } = setup({ FEATURES: table })
+    expect(status).toBe(1)
+    expect(stderr).toMatch(/^fail {2}sockops {2}EINVAL\n +-> Boot another\.\nset-up: this machine lacks .*\n$/)
+    expect(setup({ FEATURES: 'Error: cannot load\\n' }).stderr).toMatch(/Error: cannot load\n(.*\n)*set-up: the kernel could not be asked/)
     expect(setup().status).toBe(0)
   })
 
