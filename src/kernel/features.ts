@@ -69,7 +69,7 @@ function hostFeatures(facts: HostFacts): Feature[] {
     row('cgroup2', facts.cgroup2 !== undefined, cgroupLayout(facts), 'the redirection hooks attach to its root',
       'Mount it: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified'),
     row('bpffs', facts.bpffs !== undefined, facts.bpffs ?? 'not mounted', 'hooks and maps are pinned there and outlive the proxy',
-      'Mount it: mount -t bpf bpf /sys/fs/bpf'),
+      'The mesh mounts it on /sys/fs/bpf when it starts; to have it from boot on, add it to /etc/fstab.', 'warn'),
     row('capabilities', missing.length === 0, missing.length === 0 ? 'all needed' : `without ${missing.join(', ')}`,
       'loading programs and entering pods', 'Run as root, not inside an unprivileged container.'),
     row('open files', facts.openFilesLimit >= comfortableFiles, `${facts.openFilesLimit} a process`,
