@@ -27,7 +27,8 @@ static __always_inline void recognise_probe(struct bpf_sock_addr *ctx, struct bp
 	if (!bpf_map_lookup_elem(&probe_ports, &key))
 		return;
 	/* No memory to remember it: the probe is then captured like any plaintext, which is the closed answer. */
-	remember(sk, SOCKET_PROBE, destination, ctx->user_port);
+	if (remember(sk, SOCKET_PROBE, destination, ctx->user_port))
+		count(REASON_PROBE);
 }
 
 static __always_inline int connect_tcp(struct bpf_sock_addr *ctx, struct bpf_sock *sk, int family, __u64 cookie, struct mesh_pod *pod, const struct mesh_address *destination)

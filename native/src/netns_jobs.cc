@@ -131,7 +131,11 @@ class ReturnPathJob : public NetnsJob {
       : NetnsJob(env), mark_(mark), table_(table), priority_(priority), install_(install) {}
 
   void Run() override {
-    if (!WriteSysctl("/proc/sys/net/ipv4/tcp_fwmark_accept", install_ ? "1" : "0")) return;
+    // Accepted sockets keep the mark, and so do the resets that a closed port answers with.
+    const char* value = install_ ? "1" : "0";
+    if (!WriteSysctl("/proc/sys/net/ipv4/tcp_fwmark_accept", value, false)) return;
+    if (!WriteSysctl("/proc/sys/net/ipv4/fwmark_reflect", value, false)) return;
+    if (!WriteSysctl("/proc/sys/net/ipv6/fwmark_reflect", value, true)) return;
     for (const std::uint8_t family : {AF_INET, AF_INET6}) {
       // A namespace without IPv6 has nothing to return there.
       const bool optional = family == AF_INET6;
@@ -142,9 +146,10 @@ class ReturnPathJob : public NetnsJob {
   Napi::Value Result(Napi::Env env) override { return env.Undefined(); }
 
  private:
-  bool WriteSysctl(const char* path, const char* value) {
+  bool WriteSysctl(const char* path, const char* value, bool optional) {
     UniqueFd fd(open(path, O_WRONLY | O_CLOEXEC));
     if (fd.IsOpen() && write(fd.Get(), value, 1) == 1) return true;
+    if (optional && !fd.IsOpen()) return true;
     failure_ = LastFailure("write", path);
     return false;
   }
