@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import {
-  isClosed, isHolding, isQuestion, type RunningServer, runGoclient, runLoad, runProbe, startHold, startLoadPeer, startProbe, startServer,
+  isClosed, isHolding, isQuestion, type RunningServer, runGoclient, runLoad, runProbe, startHold, startLoadPeer,
+  startProbe, startServer,
 } from './helpers/apps.ts'
 import type { ClosedEvent, ManyResult, QuestionEvent } from './helpers/app-results.ts'
 
@@ -34,7 +35,8 @@ describe('probe connect', () => {
     const port = server.port('banner')
     const result = await runProbe('connect', ['127.0.0.1', port, '--expect-banner', '--send', 'hello', ...options])
     expect(result).toMatchObject({
-      ok: true, before: { peerErrno: 'ENOTCONN' }, talking: { peer: `127.0.0.1:${port}` }, sent: 5, reply: 'hello', end: 'eof', protocol: 6,
+      ok: true, before: { peerErrno: 'ENOTCONN' }, talking: { peer: `127.0.0.1:${port}` },
+      sent: 5, reply: 'hello', end: 'eof', protocol: 6,
     })
     expect(result.banner).toBe(`hello ${result.talking?.local} at 127.0.0.1:${port}\n`)
   })
@@ -42,7 +44,8 @@ describe('probe connect', () => {
   it('shows v4-mapped names as the socket sees them, and plain ones to the server', async () => {
     const port = server.port('banner')
     const result = await runProbe('connect', ['127.0.0.1', port, '--v4mapped', '--expect-banner'])
-    expect(result).toMatchObject({ ok: true, after: { peer: `[::ffff:127.0.0.1]:${port}`, local: expect.stringMatching(/^\[::ffff:127\.0\.0\.1\]:/) } })
+    const after = { peer: `[::ffff:127.0.0.1]:${port}`, local: expect.stringMatching(/^\[::ffff:127\.0\.0\.1\]:/) }
+    expect(result).toMatchObject({ ok: true, after })
     expect(result.banner).toMatch(/^hello 127\.0\.0\.1:\d+ at 127\.0\.0\.1:/)
   })
 
@@ -70,7 +73,8 @@ describe('probe connect', () => {
   })
 
   it('sends RST, and the server logs it as such', async () => {
-    const result = await runProbe('connect', ['127.0.0.1', server.port('hold'), '--send', 'x', '--keep-open', '--rst', '--timeout', '300'])
+    const options = ['--send', 'x', '--keep-open', '--rst', '--timeout', '300']
+    const result = await runProbe('connect', ['127.0.0.1', server.port('hold'), ...options])
     expect(result).toMatchObject({ ok: false, stage: 'read', errno: 'ETIMEDOUT', end: 'timeout' })
     const client = result.after.local
     const event = await server.process.waitFor((line): line is ClosedEvent => isClosed(line) && line.client === client)
@@ -154,7 +158,10 @@ describe('probe many', () => {
 })
 
 describe('DNS', () => {
-  it.each([[[]], [['--connected']], [['--msg']], [['--connected', '--msg']], [['--v4mapped']], [['--v4mapped', '--connected']], [['--tcp']]])(
+  it.each([
+    [[]], [['--connected']], [['--msg']], [['--connected', '--msg']], [['--v4mapped']], [['--v4mapped', '--connected']],
+    [['--tcp']],
+  ])(
     'asks and is answered with %j',
     async (options) => {
       const asked = `127.77.3.1:${server.port('dns')}`
@@ -175,7 +182,9 @@ describe('DNS', () => {
     expect(unknown.exchanges[0]).toMatchObject({ rcode: 3, answers: [] })
     const whoami = await runProbe('dns', ['whoami.test', asked])
     expect(whoami.exchanges[0]?.answers).toEqual(['127.0.0.1'])
-    await server.process.waitFor((line): line is QuestionEvent => isQuestion(line) && line.name === 'nobody.test' && line.client.startsWith('127.0.0.1:'))
+    const isAboutNobody = (line: unknown): line is QuestionEvent => isQuestion(line) && line.name === 'nobody.test'
+    const question = await server.process.waitFor(isAboutNobody)
+    expect(question.client).toMatch(/^127\.0\.0\.1:/)
   })
 
   it('keeps two servers apart on one socket', async () => {
@@ -184,13 +193,14 @@ describe('DNS', () => {
     const other = `127.77.3.2:${second.port('dns')}`
     for (const options of [[], ['--connected']]) {
       const result = await runProbe('dns', ['web.test', first, '--two-servers', other, ...options])
-      expect(result).toMatchObject({ ok: true, exchanges: [{ from: first, answers: ['10.1.2.3'] }, { from: other, answers: ['10.9.9.9'] }] })
+      expect(result.exchanges).toMatchObject([{ from: first, answers: ['10.1.2.3'] }, { from: other, answers: ['10.9.9.9'] }])
     }
   })
 
   it('reports silence', async () => {
     const result = await runProbe('dns', ['web.test', `127.0.0.1:${server.port('echo')}`, '--timeout', '200'])
-    expect(result).toMatchObject({ ok: false, exchanges: [{ stage: 'receive', errno: expect.stringMatching(/ETIMEDOUT|ECONNREFUSED/) }] })
+    expect(result.ok).toBe(false)
+    expect(result.exchanges[0]).toMatchObject({ stage: 'receive', errno: expect.stringMatching(/ETIMEDOUT|ECONNREFUSED/) })
   })
 
   it('serves the C library and Go, with truncation to TCP', async () => {
@@ -200,15 +210,17 @@ describe('DNS', () => {
     await writeFile(resolvConf, 'nameserver 127.77.3.9\noptions timeout:2 attempts:1\n')
     // A mount namespace of its own: the machine's resolv.conf stays what it is.
     const wrap = ['unshare', '--mount', 'sh', '-c', `mount --bind ${resolvConf} /etc/resolv.conf && exec "$@"`, 'sh']
-    await using dns = await startServer(['--dns', '127.77.3.9:53', '--record', 'web.test=10.1.2.3,2001:db8::7', '--record', `big.test=${many.join(',')}`])
+    const records = ['--record', 'web.test=10.1.2.3,2001:db8::7', '--record', `big.test=${many.join(',')}`]
+    await using dns = await startServer(['--dns', '127.77.3.9:53', ...records])
     expect(dns.port('dns')).toBe(53)
     expect((await runProbe('resolve', ['web.test'], { wrap })).addresses.toSorted()).toEqual(['10.1.2.3', '2001:db8::7'])
     expect(await runProbe('resolve', ['nobody.test'], { wrap })).toMatchObject({ ok: false, addresses: [] })
     expect((await runProbe('resolve', ['big.test', '--family', '4'], { wrap })).addresses.toSorted()).toEqual(many.toSorted())
-    expect(await runGoclient('resolve', ['web.test'], { wrap })).toMatchObject({ ok: true, addresses: ['10.1.2.3', '2001:db8::7'] })
+    expect((await runGoclient('resolve', ['web.test'], { wrap })).addresses).toEqual(['10.1.2.3', '2001:db8::7'])
     const direct = await runGoclient('resolve', ['big.test', '--server', '127.77.3.9:53'])
     expect(direct.addresses).toEqual(many.toSorted())
-    expect(await runGoclient('resolve', ['nobody.test', '--server', '127.77.3.9:53'])).toMatchObject({ ok: false, notFound: true })
+    const unknown = await runGoclient('resolve', ['nobody.test', '--server', '127.77.3.9:53'])
+    expect(unknown).toMatchObject({ ok: false, notFound: true })
   })
 })
 
@@ -221,7 +233,8 @@ describe('the Go client', () => {
   })
 
   it('reports a refusal', async () => {
-    expect(await runGoclient('dial', ['tcp', '127.0.0.1:1'])).toMatchObject({ ok: false, stage: 'connect', errno: 'ECONNREFUSED' })
+    const result = await runGoclient('dial', ['tcp', '127.0.0.1:1'])
+    expect(result).toMatchObject({ ok: false, stage: 'connect', errno: 'ECONNREFUSED' })
   })
 })
 
@@ -234,14 +247,15 @@ describe('packets that no socket made', () => {
   })
 
   it('a SYN handed to the device arrives', async () => {
-    const result = await runProbe('rawsyn', ['::1', 39_003, '::1', server.port('echo'), '--packet', '00:00:00:00:00:00', '--dev', 'lo'])
+    const device = ['--packet', '00:00:00:00:00:00', '--dev', 'lo']
+    const result = await runProbe('rawsyn', ['::1', 39_003, '::1', server.port('echo'), ...device])
     expect(result).toMatchObject({ ok: true, reply: 'synAck' })
   })
 
   it('a datagram with a foreign source arrives as such', async () => {
     await using udp = await startServer(['--udp', '0', '--bind', '127.0.0.1'])
     expect(await runProbe('spoofudp', ['127.9.9.9', '127.0.0.1', udp.port('udp')])).toMatchObject({ ok: true })
-    expect(await runProbe('spoofudp', ['127.9.9.9', '::1', udp.port('udp')]).catch((error: unknown) => error)).toMatchObject({ code: 'COMMAND_FAILED' })
+    await expect(runProbe('spoofudp', ['127.9.9.9', '::1', udp.port('udp')])).rejects.toMatchObject({ code: 'COMMAND_FAILED' })
   })
 })
 

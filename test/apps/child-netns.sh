@@ -8,7 +8,7 @@
 #   routed      the child has an address of its own (10.203.0.2) and the pod forwards
 #   podip       the child has the pod's address: the pod gives up its local route and answers ARP for it
 #   masquerade  as routed, and nftables rewrites the source to the pod's address
-#   stolen-nic  the pod's device itself moves into the child, with its address and routes (static neighbours are lost)
+#   stolen-nic  the pod's device itself moves into the child, with its address, routes and static neighbours
 #   macvlan     a second device on top of the pod's, in the child, with the pod's address
 #
 # DEVICE names the pod's device (default eth0). IPv4 only: it is the same idea for IPv6.
@@ -71,9 +71,15 @@ make_pair() {
   write_setting conf/all/rp_filter 0
 }
 
-# The pod's address and way out, on the child's device $1.
+# Where a CNI answers no ARP it gives pods static neighbours: "ADDRESS MAC" lines.
+neighbours=$(ip neigh show dev "$device" nud permanent | awk '$2 == "lladdr" { print $1, $3 }')
+
+# The pod's address, neighbours and way out, on the child's device $1.
 take_over_address() {
   inside ip link set "$1" up && inside ip addr add "$cidr" dev "$1" || cannot "no address"
+  echo "$neighbours" | while read -r neighbour mac; do
+    [ -z "$mac" ] || inside ip neigh replace "$neighbour" lladdr "$mac" dev "$1" nud permanent
+  done
   if [ -n "$gateway" ]; then
     inside ip route add default via "$gateway" dev "$1" onlink || cannot "no route"
   else
@@ -105,7 +111,9 @@ case $way in
     routes=$(ip -4 route show dev "$device" | grep -v 'proto kernel')
     six=$(ip -o -6 addr show dev "$device" scope global | awk '{ print $4 }')
     six_routes=$(ip -6 route show dev "$device" default)
+    restore_neighbours=$(echo "$neighbours" | awk -v dev="$device" '$2 { printf "ip neigh replace %s lladdr %s dev %s nud permanent;", $1, $2, dev }')
     ip link set "$device" netns "$holder" || cannot "the device stays"
+    [ -z "$restore_neighbours" ] || undo "$restore_neighbours"
     [ -z "$six_routes" ] || undo "ip -6 route add $six_routes dev $device"
     for each in $six; do undo "ip -6 addr add $each dev $device nodad"; done
     restore=$(echo "$routes" | sed "s/.*/ip -4 route add & dev $device;/" | tr '\n' ' ')

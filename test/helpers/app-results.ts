@@ -166,8 +166,18 @@ export interface LoadResults {
     readonly bytes: number
     readonly streams: number
   }
-  readonly pingpong: Measured & { readonly us: Durations; readonly count: number; readonly size: number; readonly streams: number }
-  readonly rate: Measured & { readonly perSecond: number; readonly us: Durations; readonly count: number; readonly parallel: number }
+  readonly pingpong: Measured & {
+    readonly us: Durations
+    readonly count: number
+    readonly size: number
+    readonly streams: number
+  }
+  readonly rate: Measured & {
+    readonly perSecond: number
+    readonly us: Durations
+    readonly count: number
+    readonly parallel: number
+  }
 }
 
 /** One finished connection of the server (with `--log`). `end` is `eof`, an errno or another error's text. */

@@ -25,7 +25,8 @@ export interface Apps {
 
 /** The modes of the server that take a port. */
 export type ServerMode =
-  | 'echo' | 'banner' | 'hash' | 'halfclose' | 'source' | 'bulk' | 'reset' | 'reset-accept' | 'slow' | 'stall' | 'hold' | 'udp' | 'dns'
+  | 'echo' | 'banner' | 'hash' | 'halfclose' | 'source' | 'bulk' | 'reset' | 'reset-accept' | 'slow' | 'stall' | 'hold'
+  | 'udp' | 'dns'
 
 let building: Promise<Apps> | undefined
 
@@ -73,7 +74,11 @@ async function contentHash(): Promise<string> {
 type Argument = string | number
 
 /** One run of the probe; its last line. A failed connection is an answer (`ok: false`), a crash or misuse is thrown. */
-export async function runProbe<C extends keyof ProbeResults>(command: C, args: readonly Argument[], options?: RunOptions): Promise<ProbeResults[C]> {
+export async function runProbe<C extends keyof ProbeResults>(
+  command: C,
+  args: readonly Argument[],
+  options?: RunOptions,
+): Promise<ProbeResults[C]> {
   const { probe } = await buildApps()
   const { last } = await runLines([probe, command, ...args.map(String)], options)
   return last as ProbeResults[C]
@@ -91,14 +96,22 @@ export async function runGoclient<C extends keyof GoclientResults>(
 }
 
 /** One measurement by the load generator. */
-export async function runLoad<C extends keyof LoadResults>(command: C, args: readonly Argument[], options?: RunOptions): Promise<LoadResults[C]> {
+export async function runLoad<C extends keyof LoadResults>(
+  command: C,
+  args: readonly Argument[],
+  options?: RunOptions,
+): Promise<LoadResults[C]> {
   const { load } = await buildApps()
   const { last } = await runLines([load, command, ...args.map(String)], options)
   return last as LoadResults[C]
 }
 
 /** A probe that keeps running (`many --hold`): read its lines, stop it. */
-export async function startProbe(command: keyof ProbeResults, args: readonly Argument[], options?: RunOptions): Promise<LineProcess> {
+export async function startProbe(
+  command: keyof ProbeResults,
+  args: readonly Argument[],
+  options?: RunOptions,
+): Promise<LineProcess> {
   const { probe } = await buildApps()
   return new LineProcess([probe, command, ...args.map(String)], options)
 }

@@ -36,13 +36,16 @@ const foreignPrograms = /^sd_/
  * programs and maps, nftables, and our processes. Needs root and bpftool; COMMAND_FAILED if a tool cannot be run.
  */
 export async function snapshotMachine(): Promise<MachineState> {
-  const [links, qdiscs, rules, routes, settings, namespaces, mounts, runFiles, pins, cgroups, bpf, nftables, processes] = await Promise.all([
-    hostLinks(), textLines('tc', ['qdisc', 'show']), bothFamilies(['rule', 'show']), hostRoutes(), hostSettings(), networkNamespaces(),
-    hostMounts(), listTree('/run/sidestep'), listTree('/sys/fs/bpf/sidestep'), ownCgroups(), bpfObjects(), nftTables(), ownProcesses(),
+  const [links, qdiscs, rules, routes, settings, namespaces, mounts] = await Promise.all([
+    hostLinks(), textLines('tc', ['qdisc', 'show']), bothFamilies(['rule', 'show']), hostRoutes(), hostSettings(),
+    networkNamespaces(), hostMounts(),
+  ])
+  const [runFiles, pins, cgroups, bpf, nftables, processes] = await Promise.all([
+    listTree('/run/sidestep'), listTree('/sys/fs/bpf/sidestep'), ownCgroups(), bpfObjects(), nftTables(), ownProcesses(),
   ])
   return {
-    link: links, qdisc: qdiscs, rule: rules, route: routes, setting: settings, namespace: namespaces, mount: mounts, 'run file': runFiles,
-    pin: pins, cgroup: cgroups, nftables, process: processes, ...bpf,
+    link: links, qdisc: qdiscs, rule: rules, route: routes, setting: settings, namespace: namespaces, mount: mounts,
+    'run file': runFiles, pin: pins, cgroup: cgroups, nftables, process: processes, ...bpf,
   }
 }
 
@@ -76,7 +79,10 @@ function surplus(list: readonly string[], other: readonly string[]): string[] {
  * Waits until the machine is as it was and returns what still differs after `settleMs`. The kernel frees namespaces and
  * programs some time after their last user, so a single look would see ghosts.
  */
-export async function differencesFrom(before: MachineState, options: DiffOptions & { readonly settleMs?: number } = {}): Promise<string[]> {
+export async function differencesFrom(
+  before: MachineState,
+  options: DiffOptions & { readonly settleMs?: number } = {},
+): Promise<string[]> {
   const deadline = Date.now() + (options.settleMs ?? 5_000)
   for (;;) {
     const differences = diffMachine(before, await snapshotMachine(), options)
@@ -102,7 +108,9 @@ async function jsonOf<T>(schema: z.ZodType<T>, file: string, args: readonly stri
   return schema.parse(JSON.parse((await output(file, args)).trim() || '[]'))
 }
 
-const linkSchema = z.array(z.object({ ifname: z.string(), mtu: z.int(), linkinfo: z.object({ info_kind: z.string().optional() }).optional() }))
+const linkSchema = z.array(
+  z.object({ ifname: z.string(), mtu: z.int(), linkinfo: z.object({ info_kind: z.string().optional() }).optional() }),
+)
 
 async function hostLinks(): Promise<string[]> {
   const links = await jsonOf(linkSchema, 'ip', ['-j', '-d', 'link', 'show'])
@@ -170,10 +178,10 @@ async function ownCgroups(): Promise<string[]> {
   return names.flat().filter((path) => path.includes('sidestep'))
 }
 
-const programSchema = z.array(z.object({ id: z.int(), type: z.string().optional(), name: z.string().optional() }))
-const bpfLinkSchema = z.array(
-  z.object({ id: z.int(), type: z.string().optional(), prog_id: z.int().optional(), attach_type: z.union([z.string(), z.int()]).optional() }),
-)
+// A bpftool older than the kernel prints kinds that it has no name for as numbers (tcx links, for one).
+const kind = z.union([z.string(), z.int()]).optional()
+const programSchema = z.array(z.object({ id: z.int(), type: kind, name: z.string().optional() }))
+const bpfLinkSchema = z.array(z.object({ id: z.int(), type: kind, prog_id: z.int().optional(), attach_type: kind }))
 
 async function bpfObjects(): Promise<Pick<MachineState, 'bpf link' | 'bpf program' | 'bpf map'>> {
   // One after the other: bpftool shows the helpers that a bpftool beside it has loaded.
@@ -183,7 +191,9 @@ async function bpfObjects(): Promise<Pick<MachineState, 'bpf link' | 'bpf progra
   const names = new Map(programs.map((program) => [program.id, program.name ?? 'unnamed']))
   return {
     'bpf program': programs.filter(isNotForeign).map(({ id, type, name }) => `${name ?? 'unnamed'} (${type}, id ${id})`),
-    'bpf link': links.map(({ id, type, prog_id, attach_type }) => `${names.get(prog_id ?? 0) ?? 'unknown'} (${type} ${attach_type ?? ''}, id ${id})`),
+    'bpf link': links.map((link) => {
+      return `${names.get(link.prog_id ?? 0) ?? 'unknown'} (${link.type} ${link.attach_type ?? ''}, id ${link.id})`
+    }),
     'bpf map': maps.filter(isNotForeign).map(({ id, type, name }) => `${name ?? 'unnamed'} (${type}, id ${id})`),
   }
 }
@@ -215,5 +225,6 @@ async function ownProcesses(): Promise<string[]> {
  * A path alone is not enough: a checkout may well be called sidestep, and then every editor and compiler would match.
  */
 export function isOwnCommand(args: readonly string[]): boolean {
-  return ownPrograms.has(basename(args[0] ?? '')) || args.some((arg) => ownSources.has(basename(arg)) || arg.includes('/run/sidestep'))
+  if (ownPrograms.has(basename(args[0] ?? ''))) return true
+  return args.some((arg) => ownSources.has(basename(arg)) || arg.includes('/run/sidestep'))
 }

@@ -134,7 +134,10 @@ export class LineProcess {
  * Runs a command to its end and returns its last JSON line with all lines before it. Exit status 1 with a line is an
  * answer; anything else that is not 0 is COMMAND_FAILED with the output in `detail`.
  */
-export async function runLines(command: readonly string[], options: RunOptions = {}): Promise<{ last: unknown; lines: readonly unknown[] }> {
+export async function runLines(
+  command: readonly string[],
+  options: RunOptions = {},
+): Promise<{ last: unknown; lines: readonly unknown[] }> {
   const child = new LineProcess(command, options)
   const timeoutMs = options.timeoutMs ?? 30_000
   let timedOut = false

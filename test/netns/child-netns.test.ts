@@ -26,8 +26,8 @@ function run(enter: readonly string[], command: string): string {
 function podState(enter: readonly string[]): string {
   return run(
     enter,
-    'ip -br link | sed s/@.*//; ip -o addr show dev eth0 | grep -v fe80 | sed "s/ *valid_lft.*//"; ip -4 route show table all | sort; ip rule; ' +
-      'cat /proc/sys/net/ipv4/ip_forward; nft list tables',
+    `ip -br link | sed s/@.*//; ip -o addr show dev eth0 | grep -v fe80 | sed 's/ *valid_lft.*//'
+     ip -4 route show table all | sort; ip rule; cat /proc/sys/net/ipv4/ip_forward; nft list tables`,
   )
 }
 
@@ -40,7 +40,8 @@ describe('a child namespace of a pod', () => {
     pod = await namespace()
     outside = await namespace()
     run(pod.enter, `ip link set lo up; ip link add eth0 type veth peer name wire netns ${outside.holder.pid}`)
-    run(outside.enter, `ip link set lo up; ip addr add ${gatewayIp}/24 dev wire; ip addr add ${outsideIp}/32 dev lo; ip link set wire up`)
+    run(outside.enter, `ip link set lo up; ip addr add ${gatewayIp}/24 dev wire; ip addr add ${outsideIp}/32 dev lo`)
+    run(outside.enter, 'ip link set wire up')
     run(pod.enter, `ip addr add ${podIp}/24 dev eth0; ip link set eth0 up; ip route add default via ${gatewayIp}`)
     // As a flat network would carry it, so that the routed way can be answered.
     run(outside.enter, `ip route add 10.203.0.0/30 via ${podIp}`)

@@ -71,7 +71,9 @@ func errnoName(code syscall.Errno) string {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: goclient dial NETWORK HOST:PORT | resolve NAME | bulk HOST:PORT up|down|both BYTES, options last")
+	fmt.Fprintln(os.Stderr, "usage: goclient dial NETWORK HOST:PORT | resolve NAME | bulk HOST:PORT up|down|both BYTES")
+	fmt.Fprintln(os.Stderr, "options come last:")
+	flags.PrintDefaults()
 	os.Exit(2)
 }
 

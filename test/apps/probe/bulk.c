@@ -45,7 +45,8 @@ static int send_chunk(struct transfer *transfer) {
     pattern_fill(transfer->chunk, transfer->chunk_end, transfer->seed, transfer->sent);
     hash_add(&transfer->sent_hash, transfer->chunk, transfer->chunk_end);
   }
-  const ssize_t count = send(transfer->fd, transfer->chunk + transfer->chunk_start, transfer->chunk_end - transfer->chunk_start, 0);
+  const size_t left_in_chunk = transfer->chunk_end - transfer->chunk_start;
+  const ssize_t count = send(transfer->fd, transfer->chunk + transfer->chunk_start, left_in_chunk, 0);
   if (count < 0) return errno == EAGAIN || errno == EINTR ? 0 : errno;
   transfer->chunk_start += (size_t)count;
   transfer->sent += (uint64_t)count;
@@ -117,7 +118,8 @@ static void json_hash(struct json *json, const char *key, uint64_t value) {
 // Compares both ends' accounts. Returns the stage at which they differ, or NULL.
 static const char *compare_accounts(const struct transfer *transfer, struct json *json) {
   uint64_t server_got = 0, server_got_hash = 0, server_sent = 0, server_sent_hash = 0;
-  const int fields = sscanf(transfer->trailer, "%" SCNu64 " %" SCNx64 " %" SCNu64 " %" SCNx64, &server_got, &server_got_hash, &server_sent, &server_sent_hash);
+  const int fields = sscanf(transfer->trailer, "%" SCNu64 " %" SCNx64 " %" SCNu64 " %" SCNx64, &server_got, &server_got_hash,
+      &server_sent, &server_sent_hash);
   if (fields != 4) return "trailer";
   json_hash(json, "serverReceivedHash", server_got_hash);
   json_hash(json, "serverSentHash", server_sent_hash);

@@ -36,7 +36,8 @@ struct attempt {
 };
 
 static bool parse_style(int argc, char **argv, struct style *style) {
-  enum { v4mapped = 1, nonblock, io_uring, tfo, tfo_connect, mptcp, transparent, banner, keep, read, rst, bind_to, device, send, mark, timeout };
+  enum { v4mapped = 1, nonblock, io_uring, tfo, tfo_connect, mptcp, transparent, banner, keep, read, rst };
+  enum { bind_to = 20, device, send, mark, timeout };
   static const struct option options[] = {
       {"v4mapped", 0, 0, v4mapped}, {"nonblock", 0, 0, nonblock}, {"io-uring", 0, 0, io_uring}, {"tfo", 0, 0, tfo},
       {"tfo-connect", 0, 0, tfo_connect}, {"mptcp", 0, 0, mptcp}, {"transparent", 0, 0, transparent},
@@ -77,17 +78,21 @@ static int set_flag(int fd, int level, int name, int value) {
 static const char *prepare_socket(struct attempt *attempt, int *code) {
   const struct style *style = &attempt->style;
   const int family = attempt->to.addr.ss_family;
-  attempt->fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | (style->nonblock ? SOCK_NONBLOCK : 0), style->mptcp ? IPPROTO_MPTCP : 0);
+  attempt->fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | (style->nonblock ? SOCK_NONBLOCK : 0),
+      style->mptcp ? IPPROTO_MPTCP : 0);
   *code = errno;
   if (attempt->fd < 0) return "socket";
   if (family == AF_INET6 && (*code = set_flag(attempt->fd, IPPROTO_IPV6, IPV6_V6ONLY, 0)) != 0) return "IPV6_V6ONLY";
   if (style->mark >= 0 && (*code = set_flag(attempt->fd, SOL_SOCKET, SO_MARK, style->mark)) != 0) return "SO_MARK";
-  if (style->device && setsockopt(attempt->fd, SOL_SOCKET, SO_BINDTODEVICE, style->device, (socklen_t)strlen(style->device)) != 0) {
+  const socklen_t device_length = style->device ? (socklen_t)strlen(style->device) : 0;
+  if (style->device && setsockopt(attempt->fd, SOL_SOCKET, SO_BINDTODEVICE, style->device, device_length) != 0) {
     *code = errno;
     return "SO_BINDTODEVICE";
   }
   if (style->transparent && (*code = set_flag(attempt->fd, SOL_IP, IP_TRANSPARENT, 1)) != 0) return "IP_TRANSPARENT";
-  if (style->tfo_connect && (*code = set_flag(attempt->fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)) != 0) return "TCP_FASTOPEN_CONNECT";
+  if (style->tfo_connect && (*code = set_flag(attempt->fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)) != 0) {
+    return "TCP_FASTOPEN_CONNECT";
+  }
   if (style->bind_to) {
     struct endpoint from;
     const char *reason = "";
@@ -240,7 +245,9 @@ int run_connect(int argc, char **argv) {
   struct attempt attempt = {.fd = -1};
   struct json *json = &attempt.json;
   const char *reason = "";
-  if (!parse_style(argc, argv, &attempt.style) || argc - optind != 2) return usage_error("connect", "HOST PORT and known options were expected");
+  if (!parse_style(argc, argv, &attempt.style) || argc - optind != 2) {
+    return usage_error("connect", "HOST PORT and known options were expected");
+  }
   if (!endpoint_parse(argv[optind], argv[optind + 1], &attempt.to, &reason)) return usage_error("connect", reason);
   if (attempt.style.v4mapped) endpoint_map_v4(&attempt.to);
 

@@ -85,7 +85,8 @@ static void report_answers(struct json *json, const unsigned char *message, size
   json_array_end(json);
 }
 
-static ssize_t send_query(int fd, const struct question *question, const struct endpoint *server, const unsigned char *query, size_t length) {
+static ssize_t send_query(int fd, const struct question *question, const struct endpoint *server, const unsigned char *query,
+    size_t length) {
   struct sockaddr *to = question->connected ? NULL : (struct sockaddr *)&server->addr;
   const socklen_t to_length = question->connected ? 0 : server->length;
   if (!question->by_msg) return sendto(fd, query, length, 0, to, to_length);
@@ -174,7 +175,8 @@ static bool exchange_tcp(struct json *json, const struct question *question, con
   } else if (send(fd, query, length + 2, 0) != (ssize_t)length + 2) {
     stage = "send";
     code = errno;
-  } else if (!read_exactly(fd, reply, 2, deadline) || (size = get16(reply)) < header_size || !read_exactly(fd, reply, size, deadline)) {
+  } else if (!read_exactly(fd, reply, 2, deadline) || (size = get16(reply)) < header_size ||
+             !read_exactly(fd, reply, size, deadline)) {
     stage = "receive";
     code = errno;
   }
@@ -223,7 +225,9 @@ int run_dns(int argc, char **argv) {
   const size_t count = second_server ? 2 : 1;
   for (size_t i = 0; i < count; i++) {
     const char *reason = "";
-    if (!endpoint_parse_joined(i == 0 ? argv[optind + 1] : second_server, "53", &servers[i], &reason)) return usage_error("dns", reason);
+    if (!endpoint_parse_joined(i == 0 ? argv[optind + 1] : second_server, "53", &servers[i], &reason)) {
+      return usage_error("dns", reason);
+    }
     if (question.v4mapped) endpoint_map_v4(&servers[i]);
   }
 
@@ -231,13 +235,16 @@ int run_dns(int argc, char **argv) {
   json_object(&json, NULL);
   json_text(&json, "command", "dns");
   int fd = -1;
-  if (!question.tcp && (fd = socket(servers[0].addr.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0)) < 0) return finish_failed(&json, "socket", errno);
+  if (!question.tcp && (fd = socket(servers[0].addr.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0)) < 0) {
+    return finish_failed(&json, "socket", errno);
+  }
   // One socket asks both servers: a reply must carry the address of the one that was asked.
   json_array(&json, "exchanges");
   bool all_answered = true;
   for (size_t i = 0; i < count; i++) {
     const uint16_t id = (uint16_t)((unsigned)getpid() * 2 + i);
-    const bool answered = question.tcp ? exchange_tcp(&json, &question, &servers[i], id) : exchange_udp(&json, fd, &question, &servers[i], id);
+    const bool answered = question.tcp ? exchange_tcp(&json, &question, &servers[i], id)
+                                       : exchange_udp(&json, fd, &question, &servers[i], id);
     all_answered = all_answered && answered;
   }
   json_array_end(&json);
@@ -264,7 +271,9 @@ int run_resolve(int argc, char **argv) {
   json_array(&json, "addresses");
   for (const struct addrinfo *entry = found; entry; entry = entry->ai_next) {
     char text[NI_MAXHOST] = "";
-    if (getnameinfo(entry->ai_addr, entry->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST) == 0) json_text(&json, NULL, text);
+    if (getnameinfo(entry->ai_addr, entry->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST) == 0) {
+      json_text(&json, NULL, text);
+    }
   }
   json_array_end(&json);
   if (found) freeaddrinfo(found);

@@ -22,7 +22,8 @@ static const struct {
     {"resolve", run_resolve, "NAME [--family 4|6]"},
     {"rawsyn", run_rawsyn, "SRCIP SPORT DSTIP DPORT [--payload TEXT] [--packet GATEWAY_MAC] [--dev NAME] [--wait MS]"},
     {"spoofudp", run_spoofudp, "SRCIP DSTIP PORT [--sport PORT] [--payload TEXT]"},
-    {"bulk", run_bulk, "HOST PORT up|down|both BYTES [--seed N] [--rate BYTES_PER_SECOND] [--half-close] [--v4mapped] [--timeout MS]"},
+    {"bulk", run_bulk,
+     "HOST PORT up|down|both BYTES [--seed N] [--rate BYTES_PER_SECOND] [--half-close] [--v4mapped] [--timeout MS]"},
     {"flood", run_flood, "HOST PORT [--seconds S] [--rst]"},
     {"many", run_many, "HOST PORT COUNT [--echo] [--hold SECONDS] [--burst N] [--timeout MS]"},
 };

@@ -72,7 +72,8 @@ static void start_connecting(struct crowd *crowd, size_t index) {
   *member = (struct member){.state = connecting, .started_ns = now_ns()};
   crowd->in_flight++;
   member->fd = socket(crowd->to.addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (member->fd < 0 || (connect(member->fd, (const struct sockaddr *)&crowd->to.addr, crowd->to.length) != 0 && errno != EINPROGRESS)) {
+  const struct sockaddr *to = (const struct sockaddr *)&crowd->to.addr;
+  if (member->fd < 0 || (connect(member->fd, to, crowd->to.length) != 0 && errno != EINPROGRESS)) {
     fail_member(crowd, member, errno);
     return;
   }
@@ -211,7 +212,8 @@ static void report_crowd(const struct crowd *crowd, struct json *json, size_t al
 }
 
 int run_many(int argc, char **argv) {
-  static const struct option options[] = {{"echo", 0, 0, 1}, {"hold", 1, 0, 2}, {"burst", 1, 0, 3}, {"timeout", 1, 0, 4}, {0, 0, 0, 0}};
+  static const struct option options[] = {{"echo", 0, 0, 1}, {"hold", 1, 0, 2}, {"burst", 1, 0, 3}, {"timeout", 1, 0, 4},
+      {0, 0, 0, 0}};
   struct crowd crowd = {.round = 1};
   const char *reason = "";
   int64_t hold_seconds = 0;

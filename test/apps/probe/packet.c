@@ -31,7 +31,8 @@ static const void *address_bytes(const struct endpoint *endpoint, size_t *length
   return &((const struct sockaddr_in6 *)&endpoint->addr)->sin6_addr;
 }
 
-static uint16_t transport_checksum(const struct endpoint *from, const struct endpoint *to, int protocol, const void *segment, size_t length) {
+static uint16_t transport_checksum(const struct endpoint *from, const struct endpoint *to, int protocol, const void *segment,
+    size_t length) {
   size_t size = 0;
   uint32_t sum = (uint32_t)protocol + (uint32_t)length;
   const void *bytes = address_bytes(from, &size);
@@ -42,10 +43,12 @@ static uint16_t transport_checksum(const struct endpoint *from, const struct end
 }
 
 // Writes the IP header for `length` bytes of transport. Returns its own length.
-static size_t put_ip_header(unsigned char *at, const struct endpoint *from, const struct endpoint *to, int protocol, size_t length) {
+static size_t put_ip_header(unsigned char *at, const struct endpoint *from, const struct endpoint *to, int protocol,
+    size_t length) {
   size_t size = 0;
   if (from->addr.ss_family == AF_INET) {
-    struct iphdr ip = {.version = 4, .ihl = 5, .ttl = 64, .protocol = (uint8_t)protocol, .tot_len = htons((uint16_t)(sizeof ip + length))};
+    struct iphdr ip = {.version = 4, .ihl = 5, .ttl = 64, .protocol = (uint8_t)protocol,
+        .tot_len = htons((uint16_t)(sizeof ip + length))};
     memcpy(&ip.saddr, address_bytes(from, &size), 4);
     memcpy(&ip.daddr, address_bytes(to, &size), 4);
     ip.check = fold(sum_words(&ip, sizeof ip, 0));
@@ -68,9 +71,11 @@ static size_t payload_length(const char *payload) {
   return length < payload_limit ? length : payload_limit;
 }
 
-void packet_tcp_syn(struct packet *packet, const struct endpoint *from, const struct endpoint *to, uint32_t sequence, const char *payload) {
+void packet_tcp_syn(struct packet *packet, const struct endpoint *from, const struct endpoint *to, uint32_t sequence,
+    const char *payload) {
   unsigned char segment[sizeof(struct tcphdr) + payload_limit];
-  struct tcphdr tcp = {.source = htons(endpoint_port(from)), .dest = htons(endpoint_port(to)), .seq = htonl(sequence), .doff = 5, .syn = 1, .window = htons(65535)};
+  struct tcphdr tcp = {.source = htons(endpoint_port(from)), .dest = htons(endpoint_port(to)), .seq = htonl(sequence), .doff = 5,
+      .syn = 1, .window = htons(65535)};
   const size_t length = sizeof tcp + payload_length(payload);
   memcpy(segment, &tcp, sizeof tcp);
   memcpy(segment + sizeof tcp, payload, length - sizeof tcp);

@@ -14,7 +14,8 @@ struct packet {
 };
 
 // From and to must be of one family; their ports are used. Payload beyond the limit is cut.
-void packet_tcp_syn(struct packet *packet, const struct endpoint *from, const struct endpoint *to, uint32_t sequence, const char *payload);
+void packet_tcp_syn(struct packet *packet, const struct endpoint *from, const struct endpoint *to, uint32_t sequence,
+    const char *payload);
 void packet_udp(struct packet *packet, const struct endpoint *from, const struct endpoint *to, const char *payload);
 
 #endif

@@ -97,7 +97,8 @@ static bool parse_pair(const char *from_ip, const char *from_port, const char *t
 int run_rawsyn(int argc, char **argv) {
   enum { payload_option = 1, packet_option, device_option, wait_option };
   static const struct option options[] = {
-      {"payload", 1, 0, payload_option}, {"packet", 1, 0, packet_option}, {"dev", 1, 0, device_option}, {"wait", 1, 0, wait_option}, {0, 0, 0, 0}};
+      {"payload", 1, 0, payload_option}, {"packet", 1, 0, packet_option}, {"dev", 1, 0, device_option},
+      {"wait", 1, 0, wait_option}, {0, 0, 0, 0}};
   const char *payload = "";
   const char *device = "eth0";
   const char *reason = "";
@@ -120,7 +121,9 @@ int run_rawsyn(int argc, char **argv) {
   struct endpoint from;
   struct endpoint to;
   if (argc - optind != 4) return usage_error("rawsyn", "SRCIP SPORT DSTIP DPORT were expected");
-  if (!parse_pair(argv[optind], argv[optind + 1], argv[optind + 2], argv[optind + 3], &from, &to, &reason)) return usage_error("rawsyn", reason);
+  if (!parse_pair(argv[optind], argv[optind + 1], argv[optind + 2], argv[optind + 3], &from, &to, &reason)) {
+    return usage_error("rawsyn", reason);
+  }
 
   struct packet packet;
   struct json json = {0};
@@ -149,7 +152,9 @@ int run_spoofudp(int argc, char **argv) {
   struct endpoint from;
   struct endpoint to;
   if (argc - optind != 3) return usage_error("spoofudp", "SRCIP DSTIP PORT were expected");
-  if (!parse_pair(argv[optind], from_port, argv[optind + 1], argv[optind + 2], &from, &to, &reason)) return usage_error("spoofudp", reason);
+  if (!parse_pair(argv[optind], from_port, argv[optind + 1], argv[optind + 2], &from, &to, &reason)) {
+    return usage_error("spoofudp", reason);
+  }
   struct packet packet;
   struct json json = {0};
   packet_udp(&packet, &from, &to, payload);

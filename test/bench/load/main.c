@@ -32,8 +32,9 @@ static int parse_number(const char *text, int lowest, int highest) {
 int main(int argc, char **argv) {
   enum { streams = 1, seconds, size, parallel, down, client_closes, bind_to, threads, timeout };
   static const struct option known[] = {
-      {"streams", 1, 0, streams}, {"seconds", 1, 0, seconds}, {"size", 1, 0, size}, {"parallel", 1, 0, parallel}, {"down", 0, 0, down},
-      {"client-closes", 0, 0, client_closes}, {"bind", 1, 0, bind_to}, {"threads", 1, 0, threads}, {"timeout", 1, 0, timeout}, {0, 0, 0, 0}};
+      {"streams", 1, 0, streams}, {"seconds", 1, 0, seconds}, {"size", 1, 0, size}, {"parallel", 1, 0, parallel},
+      {"down", 0, 0, down}, {"client-closes", 0, 0, client_closes}, {"bind", 1, 0, bind_to}, {"threads", 1, 0, threads},
+      {"timeout", 1, 0, timeout}, {0, 0, 0, 0}};
   struct load_options options = {.streams = 1, .seconds = 2, .size = 100, .parallel = 8, .timeout_ns = 10000000000};
   const char *address = "::";
   int thread_count = 2;

@@ -115,5 +115,6 @@ void json_failures(struct json *json, const char *key) {
 double cpu_seconds(void) {
   struct rusage usage;
   if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
-  return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) + (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+  const double seconds = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec);
+  return seconds + (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }

@@ -80,7 +80,9 @@ static bool on_readable(const struct worker *worker, struct connection *connecti
     const ssize_t count = recv(connection->fd, worker->buffer, buffer_size, 0);
     if (count < 0) return errno == EAGAIN || errno == EINTR;
     if (count == 0) {
-      if (connection->mode == peer_discard) send_waiting(connection->fd, (const char *)&connection->bytes, sizeof connection->bytes);
+      if (connection->mode == peer_discard) {
+        send_waiting(connection->fd, (const char *)&connection->bytes, sizeof connection->bytes);
+      }
       return false;
     }
     const size_t skip = connection->mode == 0 ? 1 : 0;
