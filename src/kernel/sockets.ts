@@ -1,5 +1,6 @@
 // Sockets made inside a pod's network namespace, given to Node as net and dgram objects. The caller owns the result.
-import { Socket as DatagramSocket, createSocket } from 'node:dgram'
+import { createSocket } from 'node:dgram'
+import type { Socket as DatagramSocket } from 'node:dgram'
 import { Socket } from 'node:net'
 import type { NativeSocketOptions, OwnedFd } from './native.ts'
 import { native } from './native.ts'

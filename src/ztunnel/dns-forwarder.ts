@@ -1,14 +1,13 @@
 // DNS over UDP, for now carried verbatim: each query goes to the server that the pod asked, from a socket of its own in
 // the pod's namespace, and the answer goes back. Bounded in number and time; what exceeds either is dropped, as UDP may.
 import type { RemoteInfo, Socket } from 'node:dgram'
-import { canonicalIp } from '../core/address.ts'
+import { canonicalIp, isIpv6Address } from '../core/address.ts'
 import type { SocketAddr } from '../core/address.ts'
 import type { Logger } from '../core/log.ts'
 import { port as ports } from '../kernel/generated/layout.ts'
 import type { Netns } from '../kernel/netns.ts'
 import type { Redirection } from '../kernel/redirection.ts'
 import { bindUdpInNetns, datagramSocket } from '../kernel/sockets.ts'
-import { isIpv6Address } from '../core/address.ts'
 
 /** Queries of one pod that wait for an answer at once. */
 const maxPending = 512
