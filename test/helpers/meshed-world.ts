@@ -49,14 +49,15 @@ export class World implements AsyncDisposable {
     this.#pods = new Map(pods.map((pod) => [pod.name, pod]))
   }
 
-  static async start(pods: readonly PodSpec[], more = ''): Promise<World> {
+  /** `more` is further YAML; `ztunnelCommand` stands in for our own start of the ztunnel. */
+  static async start(pods: readonly PodSpec[], more = '', ztunnelCommand?: readonly string[]): Promise<World> {
     const namespaces = [
       'apiVersion: v1\nkind: Namespace\nmetadata: {name: closed, labels: {sidestep.dev/mesh: enabled}}',
       'apiVersion: v1\nkind: Namespace\nmetadata: {name: open, labels: {sidestep.dev/mesh: enabled, sidestep.dev/failure-mode: open}}',
       'apiVersion: v1\nkind: Namespace\nmetadata: {name: plain}',
     ]
     const manifests = [...namespaces, ...pods.map(manifestOf), ...(more === '' ? [] : [more])].join('\n---\n')
-    const mesh = await LocalMesh.start({ name: uniqueName('w'), manifests, logger: silentLogger })
+    const mesh = await LocalMesh.start({ name: uniqueName('w'), manifests, logger: silentLogger, ...(ztunnelCommand && { ztunnelCommand }) })
     try {
       await mesh.waitReady(30_000)
     } catch (error) {
