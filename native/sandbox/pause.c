@@ -1,10 +1,12 @@
 // sandbox-pause: holds the namespaces of one local pod or virtual node, and starts processes inside them.
 //
 //   sandbox-pause hold --hostname NAME [--pod] [--sysctl KEY=VALUE].. [--bind SOURCE:TARGET].. [--hide DIRECTORY]..
+//                      [--ip LINES] [--outer-netns PATH --outer-ip LINES]
 //   sandbox-pause enter --target PID [--session] [--cwd DIR] [--uid N] [--gid N] [--caps HEX] [--no-new-privs] -- COMMAND..
 //
 // `hold` writes "pid N", waits for a line on stdin (so that whoever asked has noted N first; end of file undoes
-// everything), sets the namespaces up and writes "ready N". Process N then stays for good: it outlives whoever started
+// everything), sets the namespaces up, runs the lines with `ip -batch` in the new network namespace and then in the outer
+// one, and writes "ready N". Process N then stays for good: it outlives whoever started
 // it, ignores all signals that can be ignored, and needs no descriptor. Killing it frees every link, route, mount and,
 // with --pod, ends every process of the pod. Nothing has a name in /run/netns, so nothing else can leak.
 //
@@ -40,7 +42,7 @@ struct list {
 };
 
 struct options {
-  const char *hostname, *cwd;
+  const char *hostname, *cwd, *ip, *outer_netns, *outer_ip;
   struct list sysctls, binds, hides;
   bool is_pod, is_session, no_new_privs, has_caps, has_uid, has_gid;
   long target, uid, gid;
@@ -87,6 +89,9 @@ static struct options parse(int argc, char **argv) {
     else if (!strcmp(name, "--sysctl")) push(&o.sysctls, value);
     else if (!strcmp(name, "--bind")) push(&o.binds, value);
     else if (!strcmp(name, "--hide")) push(&o.hides, value);
+    else if (!strcmp(name, "--ip")) o.ip = value;
+    else if (!strcmp(name, "--outer-netns")) o.outer_netns = value;
+    else if (!strcmp(name, "--outer-ip")) o.outer_ip = value;
     else if (!strcmp(name, "--target")) o.target = number(value);
     else if (!strcmp(name, "--cwd")) o.cwd = value;
     else if (!strcmp(name, "--uid")) { o.uid = number(value); o.has_uid = true; }
@@ -160,9 +165,31 @@ static void detach_stdio(void) {
   syscall(SYS_close_range, 3U, ~0U, 0U);
 }
 
+// `ip` runs as our child, in the host's PID namespace, so that pids in the lines mean what the caller means.
+static bool run_ip(const char *netns, const char *lines) {
+  int input[2];
+  if (pipe2(input, O_CLOEXEC) < 0) return false;
+  const pid_t child = fork();
+  if (child == 0) {
+    const int fd = open(netns, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || setns(fd, CLONE_NEWNET) < 0) die("entering %s", netns);
+    if (dup2(input[0], STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) die("dup2");
+    execlp("ip", "ip", "-batch", "-", (char *)NULL);
+    die("running ip");
+  }
+  close(input[0]);
+  const size_t length = strlen(lines);
+  signal(SIGPIPE, SIG_IGN);  // ip may end at the first bad line; its exit code tells
+  const bool is_written = child > 0 && write(input[1], lines, length) == (ssize_t)length;
+  close(input[1]);
+  int status = -1;
+  while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+  return is_written && status == 0;
+}
+
 static int hold(const struct options *o) {
   int go[2], ready[2];
-  if (!o->hostname) { errno = 0; die("--hostname is missing"); }
+  if (!o->hostname || (o->outer_ip && !o->outer_netns)) { errno = 0; die("--hostname or --outer-netns is missing"); }
   if (pipe2(go, O_CLOEXEC) < 0 || pipe2(ready, O_CLOEXEC) < 0) die("pipe");
   const unsigned long flags = CLONE_NEWNET | CLONE_NEWUTS | (o->is_pod ? CLONE_NEWNS | CLONE_NEWPID : 0);
   const long pid = syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
@@ -187,6 +214,12 @@ static int hold(const struct options *o) {
   if (read(STDIN_FILENO, &byte, 1) != 1) return 1;  // the child sees its pipe close and ends
   if (write(go[1], "g", 1) != 1) die("starting");
   if (read(ready[0], &byte, 1) != 1) return 125;  // the child has said why on stderr
+  char own_netns[64];
+  snprintf(own_netns, sizeof own_netns, "/proc/%ld/ns/net", pid);
+  if ((o->ip && !run_ip(own_netns, o->ip)) || (o->outer_ip && !run_ip(o->outer_netns, o->outer_ip))) {
+    kill((pid_t)pid, SIGKILL);
+    return 125;
+  }
   printf("ready %ld\n", pid);
   fflush(stdout);
   return 0;

@@ -83,27 +83,12 @@ export function nodeLines(index: number, nodeCount: number): string[] {
   return lines
 }
 
-/** In the pod's node: the link and the pod's host routes. Probes and proxies leave with the node's own address. */
-export function podLinkLines(nodeIndex: number, host: number, podPid: number): string[] {
-  const name = podLinkName(host)
+/** In the pod: both ends of the link, the pod's addresses and the way out. */
+export function podLines(nodeIndex: number, host: number, nodePid: number): string[] {
   const pod = podIps(nodeIndex, host)
-  const node = nodeIps(nodeIndex)
-  const mac = podMac(nodeIndex, host)
+  const outer = `name ${podLinkName(host)} index ${podLinkIndex(host)} address ${nodeLinkMac} netns ${nodePid}`
   return [
-    `link add name ${name} index ${podLinkIndex(host)} address ${nodeLinkMac} type veth peer name eth0 address ${mac} netns ${podPid}`,
-    `addr add ${podGateway.v6}/64 dev ${name} nodad`,
-    `link set ${name} up`,
-    `neigh add ${pod.v4} lladdr ${mac} dev ${name} nud permanent`,
-    `neigh add ${pod.v6} lladdr ${mac} dev ${name} nud permanent`,
-    `route add ${pod.v4}/32 dev ${name} src ${node.v4}`,
-    `route add ${pod.v6}/128 dev ${name} src ${node.v6}`,
-  ]
-}
-
-/** In the pod: its addresses and the way out. */
-export function podLines(nodeIndex: number, host: number): string[] {
-  const pod = podIps(nodeIndex, host)
-  return [
+    `link add name eth0 address ${podMac(nodeIndex, host)} type veth peer ${outer}`,
     `addr add ${pod.v4}/32 dev eth0`,
     `addr add ${pod.v6}/128 dev eth0 nodad`,
     'link set eth0 up',
@@ -111,6 +96,22 @@ export function podLines(nodeIndex: number, host: number): string[] {
     `neigh add ${podGateway.v6} lladdr ${nodeLinkMac} dev eth0 nud permanent`,
     `route add default via ${podGateway.v4} dev eth0 onlink src ${pod.v4}`,
     `route add ::/0 via ${podGateway.v6} dev eth0 onlink src ${pod.v6}`,
+  ]
+}
+
+/** In the pod's node, after podLines: host routes to the pod. Probes and proxies leave with the node's own address. */
+export function podLinkLines(nodeIndex: number, host: number): string[] {
+  const name = podLinkName(host)
+  const pod = podIps(nodeIndex, host)
+  const node = nodeIps(nodeIndex)
+  const mac = podMac(nodeIndex, host)
+  return [
+    `addr add ${podGateway.v6}/64 dev ${name} nodad`,
+    `link set ${name} up`,
+    `neigh add ${pod.v4} lladdr ${mac} dev ${name} nud permanent`,
+    `neigh add ${pod.v6} lladdr ${mac} dev ${name} nud permanent`,
+    `route add ${pod.v4}/32 dev ${name} src ${node.v4}`,
+    `route add ${pod.v6}/128 dev ${name} src ${node.v6}`,
   ]
 }
 

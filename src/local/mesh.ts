@@ -196,7 +196,7 @@ export class LocalMesh {
   }
 
   #report(): void {
-    const { problems } = this.status()
+    const problems = [...this.#desired.problems, ...this.#addressProblems]
     const text = JSON.stringify(problems)
     if (text === this.#reported) return
     this.#reported = text

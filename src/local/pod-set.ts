@@ -155,16 +155,16 @@ export class PodSet {
     void this.#end(pod, graceMs, () => this.#options.drained(pod))
   }
 
-  async #end(pod: Pod, graceMs: number, beforeSignal: () => Promise<void>): Promise<void> {
-    await pod.stop(graceMs, beforeSignal)
+  async #end(pod: Pod, graceMs: number, drained?: () => Promise<void>): Promise<void> {
+    await pod.stop(graceMs, drained)
     if (this.#pods.get(pod.id) === pod) this.#pods.delete(pod.id)
     this.#options.onChange()
   }
 
-  /** Ends all pods at once; resolves when none is left. Grace periods are cut to `graceMs`. */
+  /** Ends all pods at once, with their nodes to follow; resolves when none is left. Grace periods are cut to `graceMs`. */
   async stopAll(graceMs: number): Promise<void> {
     this.#maxGraceMs = graceMs
     await Promise.all([...this.#pods.values()].map((pod) =>
-      this.#end(pod, Math.min(graceMs, pod.options.spec.terminationGracePeriodSeconds * 1000), async () => {})))
+      this.#end(pod, Math.min(graceMs, pod.options.spec.terminationGracePeriodSeconds * 1000))))
   }
 }

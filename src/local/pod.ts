@@ -144,12 +144,9 @@ export class Pod {
   }
 
   async #start(onNetwork: () => void): Promise<void> {
-    const { node, host, spec } = this.options
+    const { node, spec } = this.options
     const sandbox = await this.#makeSandbox()
     this.#sandbox = sandbox
-    if (this.isTerminating) return
-    await node.sandbox.ip(podLinkLines(node.index, host, sandbox.pid))
-    await sandbox.ip(podLines(node.index, host))
     if (this.isTerminating) return
     onNetwork()
     if (!this.options.mayStart(this)) {
@@ -177,7 +174,7 @@ export class Pod {
   }
 
   async #makeSandbox(): Promise<Sandbox> {
-    const { paths, uid, spec, namespace, hostResolvConf } = this.options
+    const { paths, uid, spec, namespace, hostResolvConf, node, host } = this.options
     const directory = join(paths.pods, uid)
     mkdirSync(directory, { recursive: true, mode: 0o755 })
     const files = { 'resolv.conf': resolvConf(spec, namespace, hostResolvConf), hosts: hostsFile(this.facts), hostname: `${this.facts.hostname}\n` }
@@ -193,6 +190,9 @@ export class Pod {
       binds: Object.keys(files).map((name) => ({ source: join(directory, name), target: `/etc/${name}` })),
       // Pods share the host's files; the mesh's sockets and pinned objects are not for them.
       hides: [stateRoot, '/sys/fs/bpf'],
+      link: {
+        inside: podLines(node.index, host, node.sandbox.pid), outerNetns: node.sandbox.netns, outside: podLinkLines(node.index, host),
+      },
     })
   }
 
@@ -202,27 +202,27 @@ export class Pod {
   }
 
   /**
-   * Ends it: no new connections (`beforeSignal`), then its containers within `graceMs`, then its namespaces.
-   * Resolves when nothing of it is left, always.
+   * Ends it: no new connections (`drained`), then its containers within `graceMs`, then its namespaces. Without `drained`
+   * its node ends as well, so nothing of it need be tidied there. Resolves when nothing of it is left, always.
    */
-  stop(graceMs: number, beforeSignal: () => Promise<void> = async () => {}): Promise<void> {
-    this.#stopped ??= this.#stop(graceMs, beforeSignal)
+  stop(graceMs: number, drained?: () => Promise<void>): Promise<void> {
+    this.#stopped ??= this.#stop(graceMs, drained)
     return this.#stopped
   }
 
-  async #stop(graceMs: number, beforeSignal: () => Promise<void>): Promise<void> {
+  async #stop(graceMs: number, drained: (() => Promise<void>) | undefined): Promise<void> {
     const { node, host, paths, uid, logger } = this.options
     const wasRunning = this.#state.t === 'running'
     this.#set({ t: 'terminating' })
     this.#openGate()
     await this.#started
     try {
-      if (wasRunning) await beforeSignal()
+      if (wasRunning) await drained?.()
       await Promise.all(this.#containers.map((container) => container.stop(graceMs)))
       await this.#sandbox?.stop()
       await node.agent?.remove(uid)
       // The kernel removes the link with the namespace, but not at once; it may be faster than we are.
-      await node.sandbox.ip(podUnlinkLines(host)).catch(() => {})
+      if (drained) await node.sandbox.ip(podUnlinkLines(host)).catch(() => {})
     } catch (error) {
       logger.error({ 'pod.name': this.options.name, because: describeError(error) }, 'pod did not end cleanly')
       await this.#sandbox?.stop()

@@ -1,5 +1,6 @@
 // A virtual node: a network namespace on the underlay that routes for its pods and balances services for them, with an
 // optional ztunnel beside. It knows addresses and rules, not pods.
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from '../core/log.ts'
 import { describeError } from '../core/errors.ts'
 import { HostNumbers, nodeIps, nodeName, type IpPair } from './addresses.ts'
@@ -9,6 +10,8 @@ import { Sandbox } from './sandbox.ts'
 import { serviceRules, type ServiceRoute } from './service-rules.ts'
 import type { StatePaths } from './state.ts'
 import type { ZtunnelProcess } from './ztunnel-process.ts'
+
+const gatherMs = 10
 
 export class VirtualNode {
   readonly index: number
@@ -43,6 +46,8 @@ export class VirtualNode {
 
   async #apply(): Promise<void> {
     while (this.#wantedRules !== this.#appliedRules) {
+      // Where one pod becomes ready, more often follow.
+      await sleep(gatherMs)
       const rules = this.#wantedRules
       try {
         await this.sandbox.nft(rules)
