@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Command, InvalidArgumentError } from 'commander'
 import { MeshError } from '../core/errors.ts'
-import type { LocalStatus } from '../model/local-status.ts'
+import { localStateRoot, type LocalStatus } from '../model/local-status.ts'
 import { ApiClient } from './api-client.ts'
 import { nameOption } from './options.ts'
 import { statusTable } from './status.ts'
@@ -45,7 +45,7 @@ export function upCommand(control: LocalControl, print: (text: string) => void =
       print(statusTable(status))
       if (!status.ready) {
         process.exitCode = 1
-        print(`\nnot everything is ready after ${options.timeout} s; the mesh stays up: see sidestep status and sidestep logs`)
+        print(`\nnot everything is ready after ${options.timeout} s; the mesh stays up: see \`sidestep logs\` and ${localStateRoot}/${name}/logs`)
       }
     })
 }

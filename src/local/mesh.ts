@@ -304,7 +304,7 @@ export class LocalMesh {
     return [...this.#pods.pods.values()].every((pod) => pod.isReady || pod.isFinished) && this.#pods.pods.size >= this.#desired.pods.size
   }
 
-  /** Resolves when everything is ready; CONNECT_TIMEOUT is not among its errors: it names the pods that are not ready. */
+  /** Resolves when everything is ready; after `timeoutMs` rejects with COMMAND_FAILED, naming the pods that are not. */
   async waitReady(timeoutMs = 30_000): Promise<void> {
     await this.waitUntil(() => this.isReady, timeoutMs, () => {
       const late = this.status().pods.filter((pod) => !pod.ready && pod.phase !== 'Succeeded')

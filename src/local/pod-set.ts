@@ -30,7 +30,7 @@ export class PodSet {
   readonly #pods = new Map<string, Pod>()
   readonly #unplaced = new Map<string, string>()
   /** Not before this time, after a pod of that name (or Deployment) failed to start. */
-  readonly #retries = new Map<string, { backoff: Backoff; notBeforeMs: number }>()
+  readonly #retries = new Map<string, { backoff: Backoff; notBeforeMs: number; because: string }>()
   readonly #queue: (() => void)[] = []
   #starting = 0
   #maxGraceMs = Infinity
@@ -69,6 +69,7 @@ export class PodSet {
       isSettled = false
       this.#create({ namespace, name, labels, spec: manifest.spec, hash: fingerprint(manifest.spec), owner: undefined })
     }
+    for (const key of this.#retries.keys()) if (!desired.pods.has(key) && !desired.deployments.has(key)) this.#retries.delete(key)
     for (const [id, deployment] of desired.deployments) isSettled = this.#rollOut(id, deployment) && isSettled
     return isSettled
   }
@@ -100,7 +101,7 @@ export class PodSet {
     const key = wanted.owner ?? id
     const waitMs = (this.#retries.get(key)?.notBeforeMs ?? 0) - performance.now()
     if (waitMs > 0) {
-      this.#unplaced.set(key, 'could not be started, waiting to try again')
+      this.#unplaced.set(key, `waiting to try again: ${this.#retries.get(key)?.because ?? ''}`)
       return false
     }
     const choice = chooseNode(wanted.spec, this.#options.nodes.map((node) => ({ name: node.name, pods: node.hosts.size })))
@@ -142,9 +143,10 @@ export class PodSet {
   /** Puts off the next attempt at a pod that failed. */
   #delay(pod: Pod): void {
     const key = pod.options.owner ?? pod.id
-    const retry = this.#retries.get(key) ?? { backoff: backoff(500, 30_000, 10_000), notBeforeMs: 0 }
+    const retry = this.#retries.get(key) ?? { backoff: backoff(500, 30_000, 10_000), notBeforeMs: 0, because: '' }
     const waitMs = retry.backoff.next(Date.now() - pod.createdMs)
     retry.notBeforeMs = performance.now() + waitMs
+    retry.because = pod.state.t === 'failed' ? pod.state.because : 'its namespaces were removed by somebody else'
     this.#retries.set(key, retry)
     setTimeout(() => this.#options.onChange(), waitMs + 1).unref()
   }
