@@ -1,7 +1,9 @@
 #!/usr/bin/env node
 // The `sidestep` command: wires the commands to what they need and turns errors into one sentence and an exit code.
+import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import { checkCommand } from '../cli/check.ts'
+import { demoCommand } from '../cli/demo.ts'
 import { execCommand, logsCommand, runCommand } from '../cli/pods.ts'
 import { statusCommand } from '../cli/status.ts'
 import { downCommand, upCommand } from '../cli/up.ts'
@@ -17,6 +19,7 @@ const program = new Command('sidestep')
   .addCommand(execCommand(process.env['TERM']))
   .addCommand(logsCommand())
   .addCommand(runCommand())
+  .addCommand(demoCommand(localControl, fileURLToPath(new URL('../../examples/shop', import.meta.url))))
   .addCommand(checkCommand(surveyHost))
 
 try {

@@ -53,7 +53,8 @@ function shorten(endpoints: readonly string[]): string {
   return list.length > 3 ? `${list.slice(0, 3).join(' ')} and ${list.length - 3} more` : list.join(' ') || 'none'
 }
 
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+/** Left-aligned columns under their titles; empty without rows. */
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   if (rows.length === 0) return ''
   const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i]?.length ?? 0)))
   return [head, ...rows].map((row) => row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ').trimEnd()).join('\n')
