@@ -35,6 +35,16 @@ const codes = {
   ORIGINAL_DESTINATION_UNKNOWN: { level: 'warn', retry: 'never', hint: 'A connection reached the capture port without passing the connect hook; it was refused.' },
   TOO_MANY_CONNECTIONS: { level: 'warn', retry: 'always', hint: 'The limit on connections was reached; raise it or find the client that holds them.' },
   AGENT_UNAVAILABLE: { level: 'warn', retry: 'always', hint: 'The node agent does not answer on its socket; pods already captured stay captured.' },
+  CERTIFICATE_UNAVAILABLE: { level: 'warn', retry: 'always', hint: 'No certificate for that identity yet; is the control plane reachable, and does the identity run on this node?' },
+  CERTIFICATE_REFUSED: { level: 'warn', retry: 'never', hint: 'The certificate authority does not sign this request; the message says why.' },
+  TLS_FAILED: { level: 'info', retry: 'never', hint: 'The TLS handshake failed; compare trust domains, roots and validity with `sidestep certs`.' },
+  PEER_IDENTITY_MISMATCH: { level: 'warn', retry: 'never', hint: 'The peer has a valid certificate of another identity than expected; is the workload map stale?' },
+  PEER_REVOKED: { level: 'warn', retry: 'never', hint: 'The peer presents a revoked certificate.' },
+  TUNNEL_REFUSED: { level: 'info', retry: 'never', hint: 'The peer answered the CONNECT with a refusal; its status says which kind.' },
+  TUNNEL_CLOSED: { level: 'info', retry: 'ifReused', hint: 'The tunnel to the peer ended; new connections make a new one.' },
+  OVERLOADED: { level: 'warn', retry: 'always', hint: 'A limit that protects this proxy was reached; its name is in `detail`.' },
+  POLICY_DENIED: { level: 'info', retry: 'never', hint: 'A policy refuses this connection; `sidestep authz explain` names the rule.' },
+  NO_HEALTHY_UPSTREAM: { level: 'info', retry: 'always', hint: 'The service has no endpoint that is ready.' },
   CLOSED: { level: 'debug', retry: 'never', hint: 'The object was used after it was closed.' },
 } as const satisfies Record<string, CodeEntry>
 

@@ -1,0 +1,98 @@
+// Workloads and services as everybody in the product sees them: pure data, the meaning of istio.workload.Address without its
+// encoding. Addresses are canonical text (core/address.ts); absence is undefined, never an empty string.
+
+/** `network/ip`: one address in one network; the network is '' in a mesh of one network. */
+export interface NetworkAddress {
+  readonly network: string
+  readonly ip: string
+  /** Prefix length of a CIDR address; undefined for a single address. */
+  readonly prefixLength?: number
+}
+
+export type TunnelProtocol = 'none' | 'hbone'
+export type AppProtocol = 'unknown' | 'http11' | 'http2' | 'grpc' | 'tcp' | 'tls'
+export type WorkloadType = 'deployment' | 'cronjob' | 'pod' | 'job'
+export type Scope = 'region' | 'zone' | 'subzone' | 'node' | 'cluster' | 'network'
+
+export interface Locality {
+  readonly region: string
+  readonly zone: string
+  readonly subzone: string
+}
+
+export interface PortMapping {
+  readonly servicePort: number
+  readonly targetPort: number
+  readonly appProtocol: AppProtocol
+}
+
+export interface NamespacedHostname {
+  readonly namespace: string
+  readonly hostname: string
+}
+
+/** Where to send instead: a waypoint or a network gateway. */
+export interface GatewayAddress {
+  readonly destination: { readonly kind: 'hostname'; readonly name: NamespacedHostname } | { readonly kind: 'address'; readonly address: NetworkAddress }
+  readonly hbonePort: number
+}
+
+export interface Workload {
+  readonly uid: string
+  readonly name: string
+  readonly namespace: string
+  readonly ips: readonly string[]
+  readonly network: string
+  readonly trustDomain: string
+  readonly serviceAccount: string
+  readonly node: string
+  readonly clusterId: string
+  readonly tunnelProtocol: TunnelProtocol
+  /** The workload speaks HBONE itself; its ztunnel must not capture it. */
+  readonly nativeTunnel: boolean
+  readonly isHostNetwork: boolean
+  readonly canonicalName: string
+  readonly canonicalRevision: string
+  readonly workloadType: WorkloadType
+  readonly workloadName: string
+  readonly isHealthy: boolean
+  /** Relative weight among endpoints; 1 unless given. */
+  readonly capacity: number
+  readonly locality: Locality
+  readonly hostname?: string
+  readonly waypoint?: GatewayAddress
+  readonly networkGateway?: GatewayAddress
+  readonly applicationTunnel?: { readonly protocol: 'none' | 'proxy'; readonly port?: number }
+  /** `namespace/name` of WORKLOAD_SELECTOR policies that apply. */
+  readonly policies: readonly string[]
+  /** Service key (`namespace/hostname`) to this endpoint's ports. */
+  readonly services: ReadonlyMap<string, readonly PortMapping[]>
+}
+
+export type LoadBalancingMode = 'unspecified' | 'strict' | 'failover' | 'passthrough'
+
+export interface Service {
+  readonly name: string
+  readonly namespace: string
+  readonly hostname: string
+  readonly addresses: readonly NetworkAddress[]
+  readonly ports: readonly PortMapping[]
+  readonly subjectAltNames: readonly string[]
+  readonly waypoint?: GatewayAddress
+  readonly loadBalancing?: {
+    readonly routingPreference: readonly Scope[]
+    readonly mode: LoadBalancingMode
+    readonly allowUnhealthy: boolean
+  }
+  readonly ipFamilies: 'automatic' | 'ipv4' | 'ipv6' | 'dual'
+  readonly isCanonical: boolean
+  /** Visible in its own namespace only. */
+  readonly isNamespaceLocal: boolean
+}
+
+export const defaultTrustDomain = 'cluster.local'
+
+/** `namespace/hostname`, the resource name of a service. */
+export function serviceKey({ namespace, hostname }: NamespacedHostname): string {
+  return `${namespace}/${hostname}`
+}
