@@ -24,6 +24,8 @@ export interface PodCounts {
   readonly inbound: number
   readonly refused: number
   readonly failed: number
+  readonly bytesSent: number
+  readonly bytesReceived: number
   readonly existing: number
   readonly dnsQueries: number
 }
