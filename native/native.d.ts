@@ -31,7 +31,7 @@ export interface NativeSocketOptions {
   readonly reusePort?: boolean
   /** SO_MARK; 0 for none. */
   readonly mark?: number
-  /** Automatic source ports: last << 16 | first (IP_LOCAL_PORT_RANGE, Linux 6.3; ignored before). */
+  /** Range to choose the source port from, at random: last << 16 | first. Needs `source`. */
   readonly portRange?: number
   readonly backlog?: number
   readonly timeoutMs?: number

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -16,10 +17,6 @@
 
 #include "netns_thread.h"
 #include "owned_fd.h"
-
-#ifndef IP_LOCAL_PORT_RANGE
-#define IP_LOCAL_PORT_RANGE 51  // Linux 6.3
-#endif
 
 namespace sidestep {
 namespace {
@@ -60,7 +57,7 @@ struct SocketOptions {
   bool transparent = false;
   bool reuse_port = false;
   std::uint32_t mark = 0;
-  std::uint32_t port_range = 0;  // high 16 bits: last, low 16 bits: first port of automatic source ports
+  std::uint32_t port_range = 0;  // high 16 bits: last, low 16 bits: first source port; 0 leaves the choice to the kernel
   int backlog = 4096;
   UniqueFd storage_map;
   std::vector<std::uint8_t> storage_value;
@@ -158,6 +155,25 @@ class ConnectJob : public SocketJob {
   using SocketJob::SocketJob;
 
   void Run() override {
+    int tries = options_.source && options_.port_range != 0 ? kPortTries : 1;
+    do {
+      failure_ = {};
+      Try();
+    } while (--tries > 0 && (failure_.error == EADDRINUSE || failure_.error == EADDRNOTAVAIL));
+  }
+
+  void Finish() override {
+    int error = 0;
+    socklen_t length = sizeof(error);
+    if (getsockopt(fd_.Get(), SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
+    if (error != 0) failure_ = Failure{error, "connect", {}};
+  }
+
+ private:
+  /** With every second port of the range taken, this many tries fail once in 10^19. */
+  static constexpr int kPortTries = 64;
+
+  void Try() {
     fd_ = MakeSocket(SOCK_STREAM, options_, &failure_);
     if (failure_) return;
     if (options_.source && !BindSource()) return;
@@ -169,25 +185,32 @@ class ConnectJob : public SocketJob {
     }
   }
 
-  void Finish() override {
-    int error = 0;
-    socklen_t length = sizeof(error);
-    if (getsockopt(fd_.Get(), SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
-    if (error != 0) failure_ = Failure{error, "connect", {}};
-  }
-
- private:
-  /** The port is chosen at connect, by four-tuple, so that one source address serves more than one destination. */
+  /** One source address and port may serve many destinations: connect judges the whole four-tuple. A port from the given
+   *  range is chosen here, because IP_LOCAL_PORT_RANGE only narrows the namespace's own range and ignores one outside. */
   bool BindSource() {
     const int fd = fd_.Get();
-    if (!SetOption(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1, "IP_BIND_ADDRESS_NO_PORT", &failure_)) return false;
-    if (options_.port_range != 0) {
-      // Before Linux 6.3 the option is unknown; the system's own range is then used.
-      (void)setsockopt(fd, IPPROTO_IP, IP_LOCAL_PORT_RANGE, &options_.port_range, sizeof(options_.port_range));
+    Address source = *options_.source;
+    if (options_.port_range == 0) {
+      if (!SetOption(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1, "IP_BIND_ADDRESS_NO_PORT", &failure_)) return false;
+    } else {
+      if (!SetOption(fd, SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR", &failure_)) return false;
+      const std::uint16_t port = htons(RandomPort());
+      // sin_port and sin6_port lie at the same place.
+      reinterpret_cast<sockaddr_in*>(&source.storage)->sin_port = port;
     }
-    if (bind(fd, options_.source->Get(), options_.source->length) == 0) return true;
+    if (bind(fd, source.Get(), source.length) == 0) return true;
     failure_ = LastFailure("bind");
     return false;
+  }
+
+  /** Random, so that a stranger cannot foresee the four-tuple of the next delivery. */
+  [[nodiscard]] std::uint16_t RandomPort() const {
+    const std::uint32_t first = options_.port_range & 0xffffU;
+    const std::uint32_t last = options_.port_range >> 16U;
+    std::uint32_t random = 0;
+    // The kernel's pool is ready long before pods are; without it the first port serves as well.
+    (void)!getrandom(&random, sizeof(random), GRND_NONBLOCK);
+    return static_cast<std::uint16_t>(first + random % (last - first + 1));
   }
 };
 

@@ -26,7 +26,7 @@ export interface ConnectOptions {
   /** SO_MARK. */
   readonly mark?: number
   readonly socketMark?: SocketMark
-  /** First and last automatic source port. */
+  /** First and last port to choose one from, at random; needs `source`. */
   readonly portRange?: readonly [number, number]
 }
 
