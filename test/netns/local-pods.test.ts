@@ -137,7 +137,7 @@ describe('services', () => {
   test('a readiness probe decides who gets connections', async () => {
     const marker = join(directory, 'ready')
     mesh.apply(`${podYaml('gated', { labels: { app: 'gated' }, command: whoServer(),
-      container: { readinessProbe: { exec: { command: ['test', '-e', marker] }, periodSeconds: 1, failureThreshold: 1 } },
+      container: { readinessProbe: { exec: { command: ['sh', '-c', `test -e ${marker} && curl -sf http://127.0.0.1:8080/`] }, periodSeconds: 1, failureThreshold: 1 } },
     })}---\n${serviceYaml('gated', [{ port: 80, targetPort: 8080 }])}`)
     await mesh.waitUntil(() => mesh.status().pods.some((pod) => pod.name === 'gated' && pod.phase === 'Running'), 5000)
     const endpoints = (): number => mesh.status().services.find((s) => s.name === 'gated')?.ports[0]?.endpoints.length ?? -1
