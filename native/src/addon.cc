@@ -4,6 +4,7 @@
 #include <napi.h>
 
 #include "addon_data.h"
+#include "arguments.h"
 #include "bpf_link.h"
 #include "bpf_map.h"
 #include "bpf_object.h"
@@ -17,15 +18,23 @@
 namespace sidestep {
 namespace {
 
-void Initialise(const Napi::CallbackInfo& info) { SetErrorFactory(info.Env(), info[0].As<Napi::Function>()); }
+void Initialise(const Napi::CallbackInfo& info) {
+  if (info[0].IsFunction()) {
+    SetErrorFactory(info.Env(), info[0].As<Napi::Function>());
+  } else {
+    ThrowExpected(info.Env(), "createError", "a function");
+  }
+}
 
-/** openPath(path, writable?) -> OwnedFd */
+/** openPath(path) -> OwnedFd */
 Napi::Value OpenPath(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  const std::string path = info[0].As<Napi::String>();
-  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string path;
+  if (!ReadString(info[0], "path", &path)) return env.Undefined();
+  // Opening a FIFO would otherwise wait for its writer.
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
   if (fd.IsOpen()) return OwnedFd::New(env, std::move(fd));
-  MakeError(env, LastFailure("open", path)).ThrowAsJavaScriptException();
+  Throw(env, LastFailure("open", path));
   return env.Undefined();
 }
 

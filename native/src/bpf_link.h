@@ -4,7 +4,12 @@
 
 #include <napi.h>
 
+#include <cstdint>
+
 namespace sidestep {
+
+/** As far as enum bpf_attach_type of older headers can hold; the kernel judges what is below. */
+constexpr std::uint32_t kMaxAttachType = 63;
 
 /** linkCreate(program: OwnedFd, target: OwnedFd | ifindex, attachType: number) -> OwnedFd */
 Napi::Value LinkCreate(const Napi::CallbackInfo& info);

@@ -3,7 +3,12 @@
 
 #include <napi.h>
 
+#include "owned_fd.h"
+
 namespace sidestep {
+
+/** The shape of the map in `value`, valid while it is open; nullptr with a pending exception if it is no open map. */
+const MapShape* MapShapeOf(const Napi::Value& value);
 
 /** mapInfo(fd) -> {type, keySize, valueSize, maxEntries, name, id}; sizes in bytes. */
 Napi::Value MapInfo(const Napi::CallbackInfo& info);

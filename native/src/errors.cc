@@ -25,4 +25,8 @@ Napi::Error MakeError(Napi::Env env, const Failure& failure) {
   return Napi::Error::New(env, failure.call + ": " + std::strerror(failure.error) + (failure.detail.empty() ? "" : ": " + failure.detail));
 }
 
+void Throw(Napi::Env env, const Failure& failure) {
+  if (!env.IsExceptionPending()) MakeError(env, failure).ThrowAsJavaScriptException();
+}
+
 }  // namespace sidestep

@@ -26,4 +26,7 @@ void SetErrorFactory(Napi::Env env, Napi::Function factory);
 /** A JavaScript error of the product's class, or a plain Error before the factory is set. */
 Napi::Error MakeError(Napi::Env env, const Failure& failure);
 
+/** Throws it into JavaScript; an exception that is pending already stays the one. */
+void Throw(Napi::Env env, const Failure& failure);
+
 }  // namespace sidestep

@@ -46,10 +46,16 @@ Failure NetlinkRequest::Exchange(int protocol, const std::function<void(const nl
   const bool is_dump = (header->nlmsg_flags & NLM_F_DUMP) == NLM_F_DUMP;
   while (true) {
     const ssize_t length = recv(fd.Get(), buffer.data(), buffer.size(), 0);
+    if (length < 0 && errno == EINTR) continue;
     if (length < 0) return LastFailure("recv netlink");
     auto left = static_cast<std::uint32_t>(length);
     for (auto* message = reinterpret_cast<nlmsghdr*>(buffer.data()); NLMSG_OK(message, left); message = NLMSG_NEXT(message, left)) {
-      if (message->nlmsg_type == NLMSG_DONE) return {};
+      if (message->nlmsg_type == NLMSG_DONE) {
+        // The dump's own outcome: what came before it is not all if it is an error.
+        int error = 0;
+        if (message->nlmsg_len >= NLMSG_LENGTH(sizeof(error))) std::memcpy(&error, NLMSG_DATA(message), sizeof(error));
+        return error < 0 ? Failure{-error, "netlink", {}} : Failure{};
+      }
       if (message->nlmsg_type == NLMSG_ERROR) {
         const auto* error = static_cast<const nlmsgerr*>(NLMSG_DATA(message));
         return error->error == 0 ? Failure{} : Failure{-error->error, "netlink", {}};

@@ -17,8 +17,11 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "arguments.h"
+#include "bpf_link.h"
 #include "netlink.h"
 #include "netns_thread.h"
 #include "owned_fd.h"
@@ -34,16 +37,13 @@ using Ip = std::array<std::uint8_t, 16>;
 
 template <typename Job, typename... Args>
 Napi::Value PostJob(const Napi::CallbackInfo& info, Args... args) {
-  Napi::Env env = info.Env();
-  NetnsThread& thread = NetnsThread::Of(env);
-  if (env.IsExceptionPending()) return env.Undefined();
-  return thread.Post(info[0], std::make_unique<Job>(env, args...));
+  NetnsThread* thread = NetnsThread::Of(info.Env());
+  if (thread == nullptr) return info.Env().Undefined();
+  return thread->Post(info[0], std::make_unique<Job>(std::move(args)...));
 }
 
 class InfoJob : public NetnsJob {
  public:
-  using NetnsJob::NetnsJob;
-
   void Run() override {
     UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     socklen_t length = sizeof(cookie_);
@@ -80,8 +80,6 @@ struct Link {
 
 class LinksJob : public NetnsJob {
  public:
-  using NetnsJob::NetnsJob;
-
   void Run() override {
     NetlinkRequest request(RTM_GETLINK, NLM_F_DUMP);
     ifinfomsg head{};
@@ -127,8 +125,8 @@ class LinksJob : public NetnsJob {
  *  sockets take the mark of the SYN, a rule sends that mark to a table, and the table says that all is local. */
 class ReturnPathJob : public NetnsJob {
  public:
-  ReturnPathJob(Napi::Env env, std::uint32_t mark, std::uint32_t table, std::uint32_t priority, bool install)
-      : NetnsJob(env), mark_(mark), table_(table), priority_(priority), install_(install) {}
+  ReturnPathJob(std::uint32_t mark, std::uint32_t table, std::uint32_t priority, bool install)
+      : mark_(mark), table_(table), priority_(priority), install_(install) {}
 
   void Run() override {
     // Accepted sockets keep the mark, and so do the resets that a closed port answers with.
@@ -232,8 +230,6 @@ struct Connection {
 
 class ListSocketsJob : public NetnsJob {
  public:
-  using NetnsJob::NetnsJob;
-
   void Run() override {
     for (const std::uint8_t family : {AF_INET, AF_INET6}) {
       NetlinkRequest request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP);
@@ -281,7 +277,7 @@ class ListSocketsJob : public NetnsJob {
 
 class DestroySocketJob : public NetnsJob {
  public:
-  DestroySocketJob(Napi::Env env, Endpoint source, Endpoint destination) : NetnsJob(env), source_(source), destination_(destination) {}
+  DestroySocketJob(Endpoint source, Endpoint destination) : source_(source), destination_(destination) {}
 
   void Run() override {
     static constexpr std::uint8_t kMapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
@@ -321,8 +317,8 @@ class DestroySocketJob : public NetnsJob {
 
 class LinkCreateJob : public NetnsJob {
  public:
-  LinkCreateJob(Napi::Env env, int program, std::uint32_t ifindex, std::uint32_t type)
-      : NetnsJob(env), program_(fcntl(program, F_DUPFD_CLOEXEC, 3)), ifindex_(ifindex), type_(type) {}
+  LinkCreateJob(UniqueFd program, std::uint32_t ifindex, std::uint32_t type)
+      : program_(std::move(program)), ifindex_(ifindex), type_(type) {}
 
   void Run() override {
     link_.Reset(bpf_link_create(program_.Get(), static_cast<int>(ifindex_), static_cast<bpf_attach_type>(type_), nullptr));
@@ -338,17 +334,20 @@ class LinkCreateJob : public NetnsJob {
   UniqueFd link_;
 };
 
-bool ReadEndpoint(const Napi::Value& value, Endpoint* endpoint) {
-  if (value.IsObject()) {
-    Napi::Value ip = value.As<Napi::Object>().Get("ip");
-    if (ip.IsTypedArray() && ip.As<Napi::Uint8Array>().ByteLength() == 16) {
-      std::memcpy(endpoint->ip.data(), ip.As<Napi::Uint8Array>().Data(), 16);
-      endpoint->port = static_cast<std::uint16_t>(value.As<Napi::Object>().Get("port").As<Napi::Number>().Uint32Value());
-      return true;
-    }
-  }
-  Napi::TypeError::New(value.Env(), "expected {ip: 16 bytes, port}").ThrowAsJavaScriptException();
-  return false;
+bool ReadEndpoint(const Napi::Object& options, const char* name, Endpoint* endpoint) {
+  Napi::Value value;
+  Napi::Object object;
+  Napi::Value ip;
+  Napi::Value port;
+  std::uint32_t number = 0;
+  if (!GetField(options, name, &value) || !ReadObject(value, name, &object)) return false;
+  if (!GetField(object, "port", &port) || !ReadUint32(port, "port", &number, UINT16_MAX)) return false;
+  Bytes bytes;
+  if (!GetField(object, "ip", &ip) || !ReadBytes(ip, "ip", &bytes)) return false;
+  if (bytes.size() != endpoint->ip.size()) return ThrowExpected(value.Env(), "ip", "16 bytes");
+  std::memcpy(endpoint->ip.data(), bytes.data(), bytes.size());
+  endpoint->port = static_cast<std::uint16_t>(number);
+  return true;
 }
 
 }  // namespace
@@ -358,26 +357,38 @@ Napi::Value NetnsInfo(const Napi::CallbackInfo& info) { return PostJob<InfoJob>(
 Napi::Value NetnsLinks(const Napi::CallbackInfo& info) { return PostJob<LinksJob>(info); }
 
 Napi::Value SetReturnPath(const Napi::CallbackInfo& info) {
-  Napi::Object options = info[1].As<Napi::Object>();
-  const auto number = [&options](const char* name) -> std::uint32_t { return options.Get(name).As<Napi::Number>().Uint32Value(); };
-  return PostJob<ReturnPathJob>(info, number("mark"), number("table"), number("priority"), options.Get("install").ToBoolean().Value());
+  Napi::Object options;
+  std::uint32_t mark = 0;
+  std::uint32_t table = 0;
+  std::uint32_t priority = 0;
+  bool install = false;
+  const bool is_right = ReadObject(info[1], "options", &options) && ReadOptionalUint32(options, "mark", &mark) &&
+                        ReadOptionalUint32(options, "table", &table) && ReadOptionalUint32(options, "priority", &priority) &&
+                        ReadOptionalBool(options, "install", &install);
+  if (!is_right) return info.Env().Undefined();
+  return PostJob<ReturnPathJob>(info, mark, table, priority, install);
 }
 
 Napi::Value LinkCreateIn(const Napi::CallbackInfo& info) {
-  const int program = OwnedFd::FdOf(info[1]);
-  if (program < 0) return info.Env().Undefined();
-  return PostJob<LinkCreateJob>(info, program, info[2].As<Napi::Number>().Uint32Value(), info[3].As<Napi::Number>().Uint32Value());
+  std::uint32_t ifindex = 0;
+  std::uint32_t type = 0;
+  if (OwnedFd::FdOf(info[0]) < 0 || !ReadUint32(info[2], "ifindex", &ifindex, INT32_MAX) ||
+      !ReadUint32(info[3], "attachType", &type, kMaxAttachType))
+    return info.Env().Undefined();
+  UniqueFd program = OwnedFd::DuplicateOf(info[1]);
+  if (!program.IsOpen()) return info.Env().Undefined();
+  return PostJob<LinkCreateJob>(info, std::move(program), ifindex, type);
 }
 
 Napi::Value ListSockets(const Napi::CallbackInfo& info) { return PostJob<ListSocketsJob>(info); }
 
 Napi::Value DestroySocket(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
+  Napi::Object options;
   Endpoint source;
   Endpoint destination;
-  if (!info[1].IsObject() || !ReadEndpoint(info[1].As<Napi::Object>().Get("source"), &source) ||
-      !ReadEndpoint(info[1].As<Napi::Object>().Get("destination"), &destination))
-    return env.Undefined();
+  if (!ReadObject(info[1], "connection", &options) || !ReadEndpoint(options, "source", &source) ||
+      !ReadEndpoint(options, "destination", &destination))
+    return info.Env().Undefined();
   return PostJob<DestroySocketJob>(info, source, destination);
 }
 

@@ -15,31 +15,36 @@
 
 namespace sidestep {
 
-NetnsThread& NetnsThread::Of(Napi::Env env) {
+NetnsThread* NetnsThread::Of(Napi::Env env) {
   auto* data = env.GetInstanceData<AddonData>();
   if (!data->netns_thread) {
     data->netns_thread = std::make_unique<NetnsThread>(env);
+    // A thread that could not start (no descriptors left) is tried again by the next call.
+    if (!data->netns_thread->thread_.joinable()) {
+      data->netns_thread.reset();
+      return nullptr;
+    }
     // Registered after the thread-safe function, hence run before its own clean-up: nobody calls into a closing environment.
     env.AddCleanupHook([data] { data->netns_thread.reset(); });
   }
-  return *data->netns_thread;
+  return data->netns_thread.get();
 }
 
 NetnsThread::NetnsThread(Napi::Env env)
     : env_(env),
-      to_javascript_(Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "sidestep-netns", 0, 1)),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       home_(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)) {
-  to_javascript_.Unref(env);
-  if (!epoll_.IsOpen() || !wake_.IsOpen() || !home_.IsOpen()) {
-    MakeError(env, LastFailure("epoll_create1/eventfd/open /proc/self/ns/net")).ThrowAsJavaScriptException();
-    return;
-  }
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.fd = wake_.Get();
-  epoll_ctl(epoll_.Get(), EPOLL_CTL_ADD, wake_.Get(), &event);
+  if (!home_.IsOpen() || epoll_ctl(epoll_.Get(), EPOLL_CTL_ADD, wake_.Get(), &event) != 0) {
+    Throw(env, LastFailure("epoll/eventfd/open", "/proc/self/ns/net"));
+    return;
+  }
+  to_javascript_ = ToJavaScript::New(env, "sidestep-netns", 0, 1, this);
+  if (env.IsExceptionPending()) return;
+  to_javascript_.Unref(env);
   thread_ = std::thread([this] { Main(); });
 }
 
@@ -58,14 +63,10 @@ void NetnsThread::Stop() {
 }
 
 Napi::Value NetnsThread::Post(const Napi::Value& netns, std::unique_ptr<NetnsJob> job) {
-  const int fd = OwnedFd::FdOf(netns);
-  if (fd < 0) return env_.Undefined();
-  job->netns_.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 3));
-  if (!job->netns_.IsOpen() || !thread_.joinable()) {
-    MakeError(env_, LastFailure("dup")).ThrowAsJavaScriptException();
-    return env_.Undefined();
-  }
-  Napi::Promise promise = job->deferred_.Promise();
+  job->netns_ = OwnedFd::DuplicateOf(netns);
+  if (!job->netns_.IsOpen()) return env_.Undefined();
+  job->deferred_.emplace(env_);
+  Napi::Promise promise = job->deferred_->Promise();
   if (outstanding_++ == 0) to_javascript_.Ref(env_);
   {
     const std::lock_guard lock(mutex_);
@@ -168,17 +169,18 @@ void NetnsThread::Expire() {
 void NetnsThread::Settle(std::unique_ptr<NetnsJob> job) {
   job->netns_.Reset();
   NetnsJob* raw = job.release();
-  const auto settle = [this](Napi::Env env, Napi::Function, NetnsJob* data) {
-    const std::unique_ptr<NetnsJob> settled(data);
-    if (env == nullptr) return;  // the environment is closing; the job's descriptors close with it
-    if (--outstanding_ == 0) to_javascript_.Unref(env);
-    if (settled->failure_) {
-      settled->deferred_.Reject(MakeError(env, settled->failure_).Value());
-    } else {
-      settled->deferred_.Resolve(settled->Result(env));
-    }
-  };
-  if (to_javascript_.BlockingCall(raw, settle) != napi_ok) delete raw;
+  if (to_javascript_.BlockingCall(raw) != napi_ok) delete raw;
+}
+
+void NetnsThread::Deliver(Napi::Env env, Napi::Function, NetnsThread* self, NetnsJob* job) {
+  const std::unique_ptr<NetnsJob> settled(job);
+  if (env == nullptr) return;  // the environment is closing and `self` gone; the job's descriptors close with it
+  if (--self->outstanding_ == 0) self->to_javascript_.Unref(env);
+  if (settled->failure_) {
+    settled->deferred_->Reject(MakeError(env, settled->failure_).Value());
+  } else {
+    settled->deferred_->Resolve(settled->Result(env));
+  }
 }
 
 }  // namespace sidestep

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "errors.h"
@@ -19,7 +20,7 @@ namespace sidestep {
 
 class NetnsJob {
  public:
-  explicit NetnsJob(Napi::Env env) : deferred_(Napi::Promise::Deferred::New(env)) {}
+  NetnsJob() = default;
   virtual ~NetnsJob() = default;
   NetnsJob(const NetnsJob&) = delete;
   NetnsJob& operator=(const NetnsJob&) = delete;
@@ -35,13 +36,13 @@ class NetnsJob {
   Failure failure_;
   int pending_fd_ = -1;
   std::chrono::milliseconds timeout_{10'000};
-  Napi::Promise::Deferred deferred_;
+  std::optional<Napi::Promise::Deferred> deferred_;  // made when the job is posted: one that is never settled is never freed
 };
 
 class NetnsThread {
  public:
-  /** The thread of this environment, started at first use. */
-  static NetnsThread& Of(Napi::Env env);
+  /** The thread of this environment, started at first use; nullptr with a pending exception if that fails. */
+  static NetnsThread* Of(Napi::Env env);
 
   explicit NetnsThread(Napi::Env env);
   ~NetnsThread();
@@ -64,10 +65,13 @@ class NetnsThread {
   void Complete(int fd);
   void Settle(std::unique_ptr<NetnsJob> job);
   void Stop();
+  /** On the JavaScript thread; with an empty environment it only frees the job. */
+  static void Deliver(Napi::Env env, Napi::Function callback, NetnsThread* self, NetnsJob* job);
+  using ToJavaScript = Napi::TypedThreadSafeFunction<NetnsThread, NetnsJob, Deliver>;
   [[nodiscard]] int NextTimeoutMs() const;
 
   Napi::Env env_;
-  Napi::ThreadSafeFunction to_javascript_;
+  ToJavaScript to_javascript_;
   int outstanding_ = 0;  // JavaScript thread only
   UniqueFd epoll_;
   UniqueFd wake_;

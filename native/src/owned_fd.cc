@@ -1,11 +1,20 @@
 #include "owned_fd.h"
 
+#include <fcntl.h>
+
 #include <cerrno>
 
 #include "addon_data.h"
+#include "arguments.h"
 #include "errors.h"
 
 namespace sidestep {
+namespace {
+
+// Tells our objects from all others; instanceof would believe an object that merely inherits from our prototype.
+constexpr napi_type_tag kTypeTag{0x5a1de57e90f50001, 0x8d1c6f0b3e7a4c92};
+
+}  // namespace
 
 void OwnedFd::Init(Napi::Env env, Napi::Object exports) {
   Napi::Function constructor = DefineClass(env, "OwnedFd",
@@ -17,32 +26,50 @@ void OwnedFd::Init(Napi::Env env, Napi::Object exports) {
 
 Napi::Value OwnedFd::New(Napi::Env env, UniqueFd fd) {
   Napi::Object object = env.GetInstanceData<AddonData>()->owned_fd_constructor.New({});
-  if (env.IsExceptionPending()) return env.Undefined();
+  if (object.IsEmpty()) return env.Undefined();
   Napi::ObjectWrap<OwnedFd>::Unwrap(object)->fd_ = std::move(fd);
   return object;
 }
 
-int OwnedFd::FdOf(const Napi::Value& value) {
+OwnedFd* OwnedFd::Of(const Napi::Value& value) {
   Napi::Env env = value.Env();
-  if (value.IsObject()) {
-    Napi::Object object = value.As<Napi::Object>();
-    if (object.InstanceOf(env.GetInstanceData<AddonData>()->owned_fd_constructor.Value())) {
-      int fd = Napi::ObjectWrap<OwnedFd>::Unwrap(object)->fd_.Get();
-      if (fd >= 0) return fd;
-      MakeError(env, Failure{EBADF, "fd", "used after close"}).ThrowAsJavaScriptException();
-      return -1;
-    }
+  if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kTypeTag)) {
+    ThrowExpected(env, "descriptor", "an OwnedFd");
+    return nullptr;
   }
-  Napi::TypeError::New(env, "expected an OwnedFd").ThrowAsJavaScriptException();
-  return -1;
+  OwnedFd* owned = Napi::ObjectWrap<OwnedFd>::Unwrap(value.As<Napi::Object>());
+  if (owned->fd_.IsOpen()) return owned;
+  Throw(env, Failure{EBADF, "fd", "used after close"});
+  return nullptr;
 }
 
-OwnedFd::OwnedFd(const Napi::CallbackInfo& info) : Napi::ObjectWrap<OwnedFd>(info) {}
+int OwnedFd::FdOf(const Napi::Value& value) {
+  const OwnedFd* owned = Of(value);
+  return owned == nullptr ? -1 : owned->Get();
+}
+
+UniqueFd OwnedFd::DuplicateOf(const Napi::Value& value) {
+  const int fd = FdOf(value);
+  if (fd < 0) return {};
+  UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+  if (!copy.IsOpen()) Throw(value.Env(), LastFailure("fcntl F_DUPFD_CLOEXEC"));
+  return copy;
+}
+
+OwnedFd::OwnedFd(const Napi::CallbackInfo& info) : Napi::ObjectWrap<OwnedFd>(info) {
+  info.This().As<Napi::Object>().TypeTag(&kTypeTag);
+}
 
 Napi::Value OwnedFd::Fd(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), fd_.Get()); }
 
-Napi::Value OwnedFd::Release(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), fd_.Release()); }
+Napi::Value OwnedFd::Release(const Napi::CallbackInfo& info) {
+  map_shape_.reset();
+  return Napi::Number::New(info.Env(), fd_.Release());
+}
 
-void OwnedFd::Close(const Napi::CallbackInfo&) { fd_.Reset(); }
+void OwnedFd::Close(const Napi::CallbackInfo&) {
+  map_shape_.reset();
+  fd_.Reset();
+}
 
 }  // namespace sidestep

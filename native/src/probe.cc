@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "errors.h"
 #include "netlink.h"
 #include "unique_fd.h"
@@ -248,10 +249,11 @@ Napi::Value ProbeKernel(const Napi::CallbackInfo& info) {
 
 Napi::Value CgroupPrograms(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  const std::string path = info[0].As<Napi::String>();
+  std::string path;
+  if (!ReadString(info[0], "path", &path)) return env.Undefined();
   const UniqueFd cgroup(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!cgroup.IsOpen()) {
-    MakeError(env, LastFailure("open", path)).ThrowAsJavaScriptException();
+    Throw(env, LastFailure("open", path));
     return env.Undefined();
   }
   Napi::Array result = Napi::Array::New(env);

@@ -8,7 +8,9 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <memory>
 
+#include "arguments.h"
 #include "errors.h"
 #include "owned_fd.h"
 
@@ -16,6 +18,7 @@ namespace sidestep {
 namespace {
 
 constexpr std::size_t kBatchRecords = 512;
+constexpr std::uint32_t kMaxRecordBytes = 4096;
 
 }  // namespace
 
@@ -25,34 +28,47 @@ void RingBuffer::Init(Napi::Env env, Napi::Object exports) {
 
 RingBuffer::RingBuffer(const Napi::CallbackInfo& info) : Napi::ObjectWrap<RingBuffer>(info) {
   Napi::Env env = info.Env();
-  const int map = OwnedFd::FdOf(info[0]);
-  if (map < 0) return;
-  record_bytes_ = info[1].As<Napi::Number>().Uint32Value();
-  map_.Reset(fcntl(map, F_DUPFD_CLOEXEC, 3));
-  wake_.Reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  epoll_.Reset(epoll_create1(EPOLL_CLOEXEC));
+  std::uint32_t record_bytes = 0;
+  const bool is_right = OwnedFd::FdOf(info[0]) >= 0 && ReadUint32(info[1], "recordBytes", &record_bytes, kMaxRecordBytes) &&
+                        (record_bytes > 0 || ThrowExpected(env, "recordBytes", "more than 0")) &&
+                        (info[2].IsFunction() || ThrowExpected(env, "onBatch", "a function"));
+  if (!is_right) return;
+  record_bytes_ = record_bytes;
+  map_ = OwnedFd::DuplicateOf(info[0]);
+  if (!map_.IsOpen()) return;
   ring_ = ring_buffer__new(map_.Get(), OnRecord, this, nullptr);
-  if (ring_ == nullptr || !wake_.IsOpen() || !epoll_.IsOpen()) {
-    MakeError(env, LastFailure("ring_buffer__new")).ThrowAsJavaScriptException();
+  if (ring_ == nullptr) {
+    Throw(env, LastFailure("ring_buffer__new"));
     return;
   }
+  wake_.Reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  epoll_.Reset(epoll_create1(EPOLL_CLOEXEC));
   for (const int fd : {wake_.Get(), ring_buffer__epoll_fd(ring_)}) {
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.fd = fd;
-    epoll_ctl(epoll_.Get(), EPOLL_CTL_ADD, fd, &event);
+    if (epoll_ctl(epoll_.Get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+      Throw(env, LastFailure("eventfd/epoll"));
+      return;
+    }
   }
   // Queue of one: the reader blocks while JavaScript works on the batch before. Two users: this object and its reader.
-  to_javascript_ = Napi::ThreadSafeFunction::New(env, info[2].As<Napi::Function>(), "sidestep-events", 1, 2);
+  to_javascript_ = ToJavaScript::New(env, info[2].As<Napi::Function>(), "sidestep-events", 1, 2, this);
+  if (env.IsExceptionPending()) return;
   to_javascript_.Unref(env);
   napi_add_env_cleanup_hook(env, StopAtExit, this);
   env_ = env;
+  Ref();
   thread_ = std::thread([this] { Main(); });
 }
 
 RingBuffer::~RingBuffer() { Stop(); }
 
-void RingBuffer::Close(const Napi::CallbackInfo&) { Stop(); }
+void RingBuffer::Close(const Napi::CallbackInfo&) {
+  if (!thread_.joinable()) return;
+  Stop();
+  Unref();
+}
 
 void RingBuffer::StopAtExit(void* self) { static_cast<RingBuffer*>(self)->Stop(); }
 
@@ -67,6 +83,9 @@ void RingBuffer::Stop() {
   }
   ring_buffer__free(ring_);
   ring_ = nullptr;
+  epoll_.Reset();
+  wake_.Reset();
+  map_.Reset();
 }
 
 int RingBuffer::OnRecord(void* context, void* data, std::size_t size) {
@@ -75,6 +94,11 @@ int RingBuffer::OnRecord(void* context, void* data, std::size_t size) {
   const auto* bytes = static_cast<const std::uint8_t*>(data);
   self->batch_.insert(self->batch_.end(), bytes, bytes + size);
   return self->batch_.size() >= self->record_bytes_ * kBatchRecords ? -EAGAIN : 0;
+}
+
+void RingBuffer::Deliver(Napi::Env env, Napi::Function callback, RingBuffer*, Records* records) {
+  const std::unique_ptr<Records> owned(records);
+  if (env != nullptr) callback.Call({Napi::Buffer<std::uint8_t>::Copy(env, owned->data(), owned->size())});
 }
 
 void RingBuffer::Main() {
@@ -87,12 +111,8 @@ void RingBuffer::Main() {
       batch_.reserve(record_bytes_ * kBatchRecords);
       (void)ring_buffer__consume(ring_);
       if (batch_.empty() || stopping_) break;
-      auto* data = new std::vector<std::uint8_t>(std::move(batch_));
-      const auto deliver = [](Napi::Env env, Napi::Function callback, std::vector<std::uint8_t>* records) {
-        if (env != nullptr) callback.Call({Napi::Buffer<std::uint8_t>::Copy(env, records->data(), records->size())});
-        delete records;
-      };
-      if (to_javascript_.BlockingCall(data, deliver) != napi_ok) {
+      auto* data = new Records(std::move(batch_));
+      if (to_javascript_.BlockingCall(data) != napi_ok) {
         delete data;
         return;  // closing: the failed call has given up our use already
       }

@@ -13,8 +13,12 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "arguments.h"
+#include "bpf_map.h"
 #include "netns_thread.h"
 #include "owned_fd.h"
 
@@ -63,48 +67,62 @@ struct SocketOptions {
   std::vector<std::uint8_t> storage_value;
 };
 
-std::optional<Address> ReadAddress(const Napi::Value& value, bool dual_stack) {
-  if (!value.IsObject()) return std::nullopt;
-  Napi::Object object = value.As<Napi::Object>();
-  Napi::Value ip = object.Get("ip");
-  if (!ip.IsTypedArray() || ip.As<Napi::Uint8Array>().ByteLength() != 16) return std::nullopt;
-  return MakeAddress(ip.As<Napi::Uint8Array>().Data(), static_cast<std::uint16_t>(object.Get("port").As<Napi::Number>().Uint32Value()), dual_stack);
-}
-
-std::uint32_t ReadNumber(const Napi::Object& object, const char* name, std::uint32_t fallback) {
-  Napi::Value value = object.Get(name);
-  return value.IsNumber() ? value.As<Napi::Number>().Uint32Value() : fallback;
-}
-
-bool ReadOptions(const Napi::Value& value, SocketOptions* options) {
-  Napi::Env env = value.Env();
-  if (!value.IsObject()) {
-    Napi::TypeError::New(env, "expected socket options").ThrowAsJavaScriptException();
-    return false;
-  }
-  Napi::Object object = value.As<Napi::Object>();
-  options->dual_stack = object.Get("dualStack").ToBoolean();
-  const std::optional<Address> address = ReadAddress(object.Get("address"), options->dual_stack);
-  if (!address) {
-    Napi::TypeError::New(env, "address: expected {ip: 16 bytes, port}").ThrowAsJavaScriptException();
-    return false;
-  }
-  options->address = *address;
-  options->source = ReadAddress(object.Get("source"), false);
-  options->transparent = object.Get("transparent").ToBoolean();
-  options->reuse_port = object.Get("reusePort").ToBoolean();
-  options->mark = ReadNumber(object, "mark", 0);
-  options->port_range = ReadNumber(object, "portRange", 0);
-  options->backlog = static_cast<int>(ReadNumber(object, "backlog", 4096));
-  Napi::Value map = object.Get("storageMap");
-  if (map.IsObject()) {
-    const int fd = OwnedFd::FdOf(map);
-    if (fd < 0) return false;
-    options->storage_map.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 3));
-    Napi::Uint8Array bytes = object.Get("storageValue").As<Napi::Uint8Array>();
-    options->storage_value.assign(bytes.Data(), bytes.Data() + bytes.ByteLength());
-  }
+bool ReadAddress(const Napi::Value& value, const char* name, bool dual_stack, Address* out) {
+  Napi::Object object;
+  Napi::Value ip;
+  Napi::Value port;
+  std::uint32_t number = 0;
+  Bytes bytes;
+  if (!ReadObject(value, name, &object)) return false;
+  if (!GetField(object, "port", &port) || !ReadUint32(port, "port", &number, UINT16_MAX)) return false;
+  if (!GetField(object, "ip", &ip) || !ReadBytes(ip, "ip", &bytes)) return false;
+  if (bytes.size() != 16) return ThrowExpected(value.Env(), "ip", "16 bytes");
+  *out = MakeAddress(bytes.data(), static_cast<std::uint16_t>(number), dual_stack);
   return true;
+}
+
+/** A socket without its mark would be captured again or let in nowhere: a mark that cannot be set is an error. */
+bool ReadStorage(const Napi::Object& object, SocketOptions* options) {
+  Napi::Env env = object.Env();
+  Napi::Value map;
+  Napi::Value value;
+  Bytes bytes;
+  if (!GetField(object, "storageMap", &map)) return false;
+  if (map.IsUndefined()) return true;
+  if (!GetField(object, "storageValue", &value) || !ReadBytes(value, "storageValue", &bytes)) return false;
+  const MapShape* shape = MapShapeOf(map);
+  if (shape == nullptr) return false;
+  // The kernel reads a key and a value of the map's sizes, whatever we hand it.
+  if (shape->type != BPF_MAP_TYPE_SK_STORAGE || bytes.size() != shape->value_bytes) {
+    Throw(env, Failure{EINVAL, "socket storage", shape->name + " is no socket storage with values of that size"});
+    return false;
+  }
+  options->storage_map = OwnedFd::DuplicateOf(map);
+  options->storage_value.assign(bytes.begin(), bytes.end());
+  return options->storage_map.IsOpen();
+}
+
+bool ReadOptions(const Napi::Value& value, SocketOptions* options, std::uint32_t* timeout_ms) {
+  Napi::Object object;
+  Napi::Value address;
+  Napi::Value source;
+  std::uint32_t backlog = 4096;
+  const bool is_right =
+      ReadObject(value, "options", &object) && ReadOptionalBool(object, "dualStack", &options->dual_stack) &&
+      GetField(object, "address", &address) && ReadAddress(address, "address", options->dual_stack, &options->address) &&
+      ReadOptionalBool(object, "transparent", &options->transparent) && ReadOptionalBool(object, "reusePort", &options->reuse_port) &&
+      ReadOptionalUint32(object, "mark", &options->mark) && ReadOptionalUint32(object, "portRange", &options->port_range) &&
+      ReadOptionalUint32(object, "backlog", &backlog, INT32_MAX) && ReadOptionalUint32(object, "timeoutMs", timeout_ms) &&
+      GetField(object, "source", &source) && ReadStorage(object, options);
+  if (!is_right) return false;
+  options->backlog = static_cast<int>(backlog);
+  if (options->port_range != 0) {
+    const std::uint32_t first = options->port_range & 0xffffU;
+    const bool is_range = first > 0 && first <= options->port_range >> 16U;
+    if (!is_range || source.IsUndefined()) return ThrowExpected(value.Env(), "portRange", "a first and a last port, with a source");
+  }
+  if (source.IsUndefined()) return true;
+  return ReadAddress(source, "source", options->dual_stack, &options->source.emplace());
 }
 
 bool SetOption(int fd, int level, int option, int value, const char* name, Failure* failure) {
@@ -142,7 +160,7 @@ UniqueFd MakeSocket(int type, const SocketOptions& options, Failure* failure) {
 
 class SocketJob : public NetnsJob {
  public:
-  SocketJob(Napi::Env env, SocketOptions options) : NetnsJob(env), options_(std::move(options)) {}
+  explicit SocketJob(SocketOptions options) : options_(std::move(options)) {}
   Napi::Value Result(Napi::Env env) override { return OwnedFd::New(env, std::move(fd_)); }
 
  protected:
@@ -216,7 +234,7 @@ class ConnectJob : public SocketJob {
 
 class BindJob : public SocketJob {
  public:
-  BindJob(Napi::Env env, int type, SocketOptions options) : SocketJob(env, std::move(options)), type_(type) {}
+  BindJob(int type, SocketOptions options) : SocketJob(std::move(options)), type_(type) {}
 
   void Run() override {
     fd_ = MakeSocket(type_, options_, &failure_);
@@ -238,13 +256,13 @@ template <typename Job, typename... Args>
 Napi::Value PostSocketJob(const Napi::CallbackInfo& info, Args... args) {
   Napi::Env env = info.Env();
   SocketOptions options;
-  if (!ReadOptions(info[1], &options)) return env.Undefined();
-  const std::uint32_t timeout = ReadNumber(info[1].As<Napi::Object>(), "timeoutMs", 10'000);
-  auto job = std::make_unique<Job>(env, args..., std::move(options));
-  job->timeout_ = std::chrono::milliseconds(timeout);
-  NetnsThread& thread = NetnsThread::Of(env);
-  if (env.IsExceptionPending()) return env.Undefined();
-  return thread.Post(info[0], std::move(job));
+  std::uint32_t timeout_ms = 10'000;
+  if (!ReadOptions(info[1], &options, &timeout_ms)) return env.Undefined();
+  auto job = std::make_unique<Job>(args..., std::move(options));
+  job->timeout_ = std::chrono::milliseconds(timeout_ms);
+  NetnsThread* thread = NetnsThread::Of(env);
+  if (thread == nullptr) return env.Undefined();
+  return thread->Post(info[0], std::move(job));
 }
 
 }  // namespace
@@ -257,11 +275,13 @@ Napi::Value BindUdp(const Napi::CallbackInfo& info) { return PostSocketJob<BindJ
 
 Napi::Value TcpInfo(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
+  std::uint32_t fd = 0;
+  if (!ReadUint32(info[0], "fd", &fd, INT32_MAX)) return env.Undefined();
   std::uint8_t bytes[512];
   socklen_t length = sizeof(bytes);
-  if (getsockopt(info[0].As<Napi::Number>().Int32Value(), IPPROTO_TCP, TCP_INFO, bytes, &length) == 0)
+  if (getsockopt(static_cast<int>(fd), IPPROTO_TCP, TCP_INFO, bytes, &length) == 0)
     return Napi::Buffer<std::uint8_t>::Copy(env, bytes, length);
-  MakeError(env, LastFailure("getsockopt TCP_INFO")).ThrowAsJavaScriptException();
+  Throw(env, LastFailure("getsockopt TCP_INFO"));
   return env.Undefined();
 }
 

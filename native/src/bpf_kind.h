@@ -1,0 +1,10 @@
+// Which kind of BPF object a descriptor is. The kernel answers BPF_OBJ_GET_INFO_BY_FD in the shape of whatever it finds,
+// so a program taken for a map would give sizes that are not sizes.
+#pragma once
+
+namespace sidestep {
+
+/** Whether `fd` is an anonymous inode of that kind: "bpf-map", "bpf_link". Sets errno to EINVAL if it is another. */
+bool IsBpfKind(int fd, const char* kind);
+
+}  // namespace sidestep
