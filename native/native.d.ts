@@ -92,6 +92,8 @@ export interface Native {
   bindUdp(netns: OwnedFd, options: NativeSocketOptions): Promise<OwnedFd>
   /** struct tcp_info of a socket's descriptor. */
   tcpInfo(fd: number): Buffer
+  /** Positions in `fds` of the sockets in which an error, such as a reset, waits to be read. Leaves it there. */
+  pollErrors(fds: Int32Array): Int32Array
   netnsInfo(netns: OwnedFd): Promise<{ cookie: bigint; inode: bigint }>
   netnsLinks(netns: OwnedFd): Promise<NativeLink[]>
   setReturnPath(netns: OwnedFd, options: { mark: number; table: number; priority: number; install: boolean }): Promise<void>

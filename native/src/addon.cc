@@ -11,6 +11,7 @@
 #include "errors.h"
 #include "netns_jobs.h"
 #include "owned_fd.h"
+#include "poll_errors.h"
 #include "probe.h"
 #include "ring_buffer.h"
 #include "socket_jobs.h"
@@ -64,6 +65,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("listenTcp", ListenTcp);
   add("bindUdp", BindUdp);
   add("tcpInfo", TcpInfo);
+  add("pollErrors", PollErrors);
   add("netnsInfo", NetnsInfo);
   add("netnsLinks", NetnsLinks);
   add("setReturnPath", SetReturnPath);

@@ -1,6 +1,7 @@
 // Carries bytes between two TCP sockets: half-close stays half-close, a reset stays a reset, and what one side cannot
 // take the other stops sending. The one interface behind which native code will carry bytes later.
 import type { Socket } from 'node:net'
+import { forgetReset, watchForReset } from './reset-watch.ts'
 
 export interface Carried {
   /** Bytes from `first` to `second`. */
@@ -16,22 +17,28 @@ export function carry(first: Socket, second: Socket): Promise<Carried> {
   return new Promise((resolve) => {
     let because: Carried['because'] = 'finished'
     let open = 2
-    const closed = (): void => {
-      if (--open === 0) resolve({ sent: first.bytesRead, received: second.bytesRead, because })
+    const follow = (socket: Socket, by: 'resetByFirst' | 'resetBySecond', other: Socket): void => {
+      const onReset = (): void => {
+        if (because === 'finished') because = by
+        if (!other.destroyed) other.resetAndDestroy()
+      }
+      const onClose = (): void => {
+        forgetReset(socket)
+        if (--open === 0) resolve({ sent: first.bytesRead, received: second.bytesRead, because })
+      }
+      socket.on('error', onReset).on('close', onClose)
+      watchForReset(socket, () => {
+        onReset()
+        socket.destroy()
+      })
+      // An error before we listened has closed the socket already.
+      if (socket.destroyed) onReset()
+      if (socket.closed) onClose()
     }
-    const cut = (by: 'resetByFirst' | 'resetBySecond', other: Socket): void => {
-      if (because === 'finished') because = by
-      if (!other.destroyed) other.resetAndDestroy()
-    }
-    first.on('error', () => cut('resetByFirst', second)).on('close', closed)
-    second.on('error', () => cut('resetBySecond', first)).on('close', closed)
     // pipe() stops reading while the other side's buffer is full, and ends it when this side has finished sending.
     first.pipe(second)
     second.pipe(first)
-    // An error before we listened has closed the socket already.
-    if (first.destroyed) cut('resetByFirst', second)
-    if (second.destroyed) cut('resetBySecond', first)
-    if (first.closed) closed()
-    if (second.closed) closed()
+    follow(first, 'resetByFirst', second)
+    follow(second, 'resetBySecond', first)
   })
 }
