@@ -20,6 +20,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'netns',
+          globalSetup: ['test/helpers/leave-nothing.ts'],
           include: ['test/**/*.test.ts'],
           fileParallelism: false,
           testTimeout: 60_000,
