@@ -4,7 +4,9 @@
 
 namespace sidestep {
 
-/** Whether `fd` is an anonymous inode of that kind: "bpf-map", "bpf_link". Sets errno to EINVAL if it is another. */
-bool IsBpfKind(int fd, const char* kind);
+/** Whether `fd` is a map. Sets errno, to EINVAL if it is something else. */
+bool IsBpfMap(int fd);
+/** The same for a link. */
+bool IsBpfLink(int fd);
 
 }  // namespace sidestep

@@ -50,7 +50,7 @@ Napi::Value LinkInfo(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const int link = OwnedFd::FdOf(info[0]);
   if (link < 0) return env.Undefined();
-  if (!IsBpfKind(link, "bpf_link")) {
+  if (!IsBpfLink(link)) {
     Throw(env, LastFailure("link", "the descriptor is not a link"));
     return env.Undefined();
   }

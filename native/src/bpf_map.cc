@@ -69,7 +69,7 @@ const MapShape* MapShapeOf(const Napi::Value& value) {
   if (owned->map_shape_) return &*owned->map_shape_;
   bpf_map_info info{};
   std::uint32_t length = sizeof(info);
-  if (!IsBpfKind(owned->Get(), "bpf-map")) {
+  if (!IsBpfMap(owned->Get())) {
     Throw(value.Env(), LastFailure("map", "the descriptor is not a map"));
     return nullptr;
   }
