@@ -20,6 +20,13 @@ export interface CompiledRule {
 /** Why this policy cannot be evaluated on this node: an extension, or a range that is none. Undefined if it can. */
 export function unsupportedBecause(policy: Authorization): string | undefined {
   if (policy.unsupported !== undefined) return policy.unsupported
+  if (!checked.has(policy)) checked.set(policy, badRange(policy))
+  return checked.get(policy)
+}
+
+const checked = new WeakMap<Authorization, string | undefined>()
+
+function badRange(policy: Authorization): string | undefined {
   for (const match of policy.rules.flat(2)) {
     for (const cidr of [...match.sourceIps, ...match.notSourceIps, ...match.destinationIps, ...match.notDestinationIps]) {
       const ip = packIp(cidr.ip)
@@ -130,6 +137,23 @@ function keysOf(rule: Rule): RuleKeys | undefined {
   return undefined
 }
 
+interface PreparedRule {
+  readonly holds: Test
+  readonly required: RuleKeys | undefined
+}
+
+// One policy changes at a time: the others of its scope keep what was made of them.
+const prepared = new WeakMap<Authorization, readonly PreparedRule[]>()
+
+function prepare(policy: Authorization): readonly PreparedRule[] {
+  let rules = prepared.get(policy)
+  if (!rules) {
+    rules = policy.rules.map((rule) => ({ holds: all(rule.map(compileClause)), required: keysOf(rule) }))
+    prepared.set(policy, rules)
+  }
+  return rules
+}
+
 /** The rules of some policies of one action. */
 export class RuleTable {
   readonly #general: CompiledRule[] = []
@@ -140,8 +164,9 @@ export class RuleTable {
   constructor(policies: readonly Authorization[]) {
     let order = 0
     for (const policy of policies) {
-      policy.rules.forEach((rule, index) => {
-        this.#add(rule, { order: order++, policy: policyKey(policy), rule: index, holds: all(rule.map(compileClause)) })
+      const key = policyKey(policy)
+      prepare(policy).forEach(({ holds, required }, index) => {
+        this.#add(required, { order: order++, policy: key, rule: index, holds })
       })
     }
   }
@@ -168,8 +193,7 @@ export class RuleTable {
     return found.filter((rule, i) => rule.policy !== found[i - 1]?.policy)
   }
 
-  #add(rule: Rule, compiled: CompiledRule): void {
-    const required = keysOf(rule)
+  #add(required: RuleKeys | undefined, compiled: CompiledRule): void {
     if (!required) {
       this.#general.push(compiled)
       return
