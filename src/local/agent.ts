@@ -91,11 +91,15 @@ export class EnrolmentAgent {
     clearTimeout(entry.retry)
     for (const wake of entry.waiters) wake()
     const answers = [...this.#connections].map((connection) => new Promise<void>((resolve) => {
+      const done = (): void => {
+        connection.socket.off('close', done)
+        resolve()
+      }
       this.#send(connection, (seq) => ({ type: 'delete', seq, uid }), (error) => {
         if (error !== undefined) this.#logger.warn({ 'pod.uid': uid, because: error }, 'ztunnel could not let go of a pod')
-        resolve()
+        done()
       })
-      connection.socket.once('close', () => resolve())
+      connection.socket.once('close', done)
     }))
     this.#onChange()
     let timer: NodeJS.Timeout | undefined
@@ -126,6 +130,7 @@ export class EnrolmentAgent {
 
   #accept(socket: Socket): void {
     const connection: Connection = { socket, unanswered: [], seq: 0 }
+    socket.setMaxListeners(0) // one waits for the end with each pod that is being let go, and many may go at once
     this.#connections.add(connection)
     this.#logger.info({ 'agent.socket': this.#path }, 'ztunnel connected')
     const cutOff = (error: MeshError): void => {
