@@ -1,0 +1,95 @@
+// The bench end to end in its quick form: that it measures both sides, says in what units, and leaves nothing behind. No
+// figure is asserted beyond being one: how fast a machine is, is not a test's business.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, describe, expect, test } from 'vitest'
+import { runCommand } from '../../src/local/command.ts'
+import { differencesFrom, snapshotMachine } from '../helpers/bpf-leftovers.ts'
+import { partNames } from './report.ts'
+import type { Report, Row } from './report.ts'
+import { inTurns, quantile, spreadOf } from './samples.ts'
+
+const program = fileURLToPath(new URL('bench.ts', import.meta.url))
+const output = mkdtempSync(join(tmpdir(), 'sidestep-bench-test-'))
+afterAll(() => rmSync(output, { recursive: true, force: true }))
+
+describe('samples', () => {
+  test('tell their median and their ends, and keep their order', () => {
+    expect(spreadOf([3, 1, 2])).toEqual({ median: 2, min: 1, max: 3, samples: [3, 1, 2] })
+    expect(quantile([1, 2, 3, 4], 0.5)).toBe(2.5)
+    expect(quantile([5], 0.99)).toBe(5)
+    expect(quantile([], 0.5)).toBeNaN()
+  })
+
+  test('are taken in turns, and neither side always goes first', async () => {
+    const order: string[] = []
+    const side = (name: string) => async (): Promise<string> => {
+      order.push(name)
+      return name
+    }
+    expect(await inTurns(3, side('a'), side('b'))).toEqual(Array.from({ length: 3 }, () => ({ baseline: 'a', measured: 'b' })))
+    expect(order.join('')).toBe('abbaab')
+  })
+})
+
+const namesOf = (rows: readonly Row[], part: string): string[] => rows.filter((row) => row.part === part).map(({ name }) => name)
+
+test('a quick run measures every part, and its JSON says what the table shows', async () => {
+  const before = await snapshotMachine()
+  const run = await runCommand([process.execPath, program, '--quick', '--output', output], { timeoutMs: 110_000 })
+  expect(run.stderr).toContain('written to')
+  expect(run.code).toBe(0)
+  const files = readdirSync(output)
+  expect(files).toContain('latest.json')
+  expect(files).toHaveLength(2)
+  const report = JSON.parse(readFileSync(join(output, 'latest.json'), 'utf8')) as Report
+
+  expect(report.isQuick).toBe(true)
+  expect(report.machine).toMatchObject({ node: process.version, commit: expect.any(String) as string })
+  expect(report.machine.cores).toBeGreaterThan(0)
+  for (const part of partNames) expect(namesOf(report.rows, part).length, part).toBeGreaterThan(0)
+  for (const row of report.rows) {
+    const spreads = [row.measured, ...(row.baseline ? [row.baseline] : []), ...(row.ratio ? [row.ratio] : [])]
+    for (const { median, min, max, samples } of spreads) {
+      expect(samples.length, row.name).toBeGreaterThan(0)
+      expect(Number.isFinite(median), row.name).toBe(true)
+      expect(min <= median && median <= max, row.name).toBe(true)
+      // Memory may also shrink between two looks; everything else is more than nothing.
+      if (!/memory|growth/.test(row.name)) expect(min, row.name).toBeGreaterThan(0)
+    }
+    expect(row.unit).not.toBe('')
+    expect(run.stdout).toContain(row.name)
+  }
+  for (const part of ['throughput', 'pingpong', 'connections', 'hooks']) {
+    expect(report.rows.filter((row) => row.part === part && row.baseline && row.ratio).length, part).toBeGreaterThan(0)
+  }
+  expect(report.bytes.baseline).toBeGreaterThan(0)
+  expect(report.bytes.measured).toBeGreaterThan(0)
+  expect(report.bytes.ztunnels).toBeGreaterThanOrEqual(2 * report.bytes.measured)
+  expect(await differencesFrom(before)).toEqual([])
+}, 150_000)
+
+test.each([['SIGINT', 130], ['SIGTERM', 143]] as const)('%s in the middle ends it and removes what it made', async (signal, status) => {
+  const before = await snapshotMachine()
+  const child = spawn(process.execPath, [program, '--quick', '--only', 'memory,hooks', '--output', output], { stdio: ['ignore', 'ignore', 'pipe'] })
+  let stderr = ''
+  const ended = once(child, 'exit') as Promise<[number | null]>
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    // While connections are open, ztunnels run and hooks are attached.
+    if (!stderr.includes('50 connections') && (stderr + text).includes('50 connections')) child.kill(signal)
+    stderr += text
+  })
+  expect((await ended)[0], stderr).toBe(status)
+  expect(await differencesFrom(before)).toEqual([])
+}, 60_000)
+
+test('what it cannot do it says in a sentence', async () => {
+  const run = await runCommand([process.execPath, program, '--only', 'speed'])
+  expect(run.code).toBe(1)
+  expect(run.stderr).toContain('no such part: speed')
+  expect((await runCommand([process.execPath, program, '--help'])).stdout).toContain('--only')
+})

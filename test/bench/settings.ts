@@ -1,0 +1,25 @@
+// How much is measured: enough to see a tenth, or just enough to see that it works.
+import type { PartName } from './report.ts'
+import type { Undo } from './undo.ts'
+
+export interface Settings {
+  readonly parts: ReadonlySet<PartName>
+  readonly rounds: number
+  /** Of one measurement. */
+  readonly seconds: number
+  /** Open connections at which memory is read. */
+  readonly held: readonly number[]
+  readonly pods: number
+  readonly hookRounds: number
+  readonly settleMs: number
+}
+
+export const full = { rounds: 5, seconds: 2, held: [0, 1_000, 8_000], pods: 250, hookRounds: 12, settleMs: 2_000 } as const
+export const quick = { rounds: 1, seconds: 1, held: [0, 50, 200], pods: 12, hookRounds: 2, settleMs: 300 } as const
+
+/** What a part is given. */
+export interface Bench extends Settings {
+  readonly undo: Undo
+  /** One line for whoever watches. */
+  progress(text: string): void
+}
