@@ -1,0 +1,66 @@
+// The labels of Istio's standard TCP metrics for one connection, so that dashboards made for Istio work. What is not known
+// is the word `unknown`, never an empty string. Computed once per connection.
+import type { Identity } from '../../core/identity.ts'
+import { formatIdentity } from '../../core/identity.ts'
+import type { NamespacedHostname, Service, Workload } from '../../model/workload.ts'
+
+export const trafficLabelNames = [
+  'reporter', 'source_workload', 'source_workload_namespace', 'source_principal', 'source_app', 'source_version', 'source_cluster',
+  'source_canonical_service', 'source_canonical_revision', 'destination_service', 'destination_service_name',
+  'destination_service_namespace', 'destination_workload', 'destination_workload_namespace', 'destination_principal', 'destination_app',
+  'destination_version', 'destination_cluster', 'destination_canonical_service', 'destination_canonical_revision', 'request_protocol',
+  'response_flags', 'connection_security_policy',
+] as const
+export type TrafficLabel = (typeof trafficLabelNames)[number]
+export type TrafficLabels = Readonly<Record<TrafficLabel, string>>
+
+/** One end of a connection, as far as it is known. The identity is set only where a certificate proved it. */
+export interface Peer {
+  readonly workload?: Workload | undefined
+  readonly identity?: Identity | undefined
+}
+
+export interface TrafficFacts {
+  readonly reporter: 'source' | 'destination'
+  readonly source: Peer
+  readonly destination: Peer
+  readonly service?: (NamespacedHostname & Pick<Service, 'name'>) | undefined
+  readonly isMutualTls: boolean
+  /** `-`, or why it failed: a word of a closed set. */
+  readonly responseFlags: string
+}
+
+const unknown = 'unknown'
+const known = (text: string | undefined): string => (text === undefined || text === '' ? unknown : text)
+
+export function trafficLabels(facts: TrafficFacts): TrafficLabels {
+  const { source, destination, service } = facts
+  return {
+    reporter: facts.reporter,
+    ...peerLabels('source', source),
+    ...peerLabels('destination', destination),
+    destination_service: known(service?.hostname),
+    destination_service_name: known(service?.name),
+    destination_service_namespace: known(service?.namespace),
+    request_protocol: 'tcp',
+    response_flags: facts.responseFlags,
+    connection_security_policy: facts.isMutualTls ? 'mutual_tls' : unknown,
+  }
+}
+
+type PeerLabels<Side extends 'source' | 'destination'> = Record<Extract<TrafficLabel, `${Side}_${PeerField}`>, string>
+type PeerField = 'workload' | 'workload_namespace' | 'principal' | 'app' | 'version' | 'cluster' | 'canonical_service' | 'canonical_revision'
+
+function peerLabels<Side extends 'source' | 'destination'>(side: Side, { workload, identity }: Peer): PeerLabels<Side> {
+  const fields: Record<PeerField, string> = {
+    workload: known(workload?.workloadName),
+    workload_namespace: known(workload?.namespace),
+    principal: identity ? formatIdentity(identity) : unknown,
+    app: known(workload?.canonicalName),
+    version: known(workload?.canonicalRevision),
+    cluster: known(workload?.clusterId),
+    canonical_service: known(workload?.canonicalName),
+    canonical_revision: known(workload?.canonicalRevision),
+  }
+  return Object.fromEntries(Object.entries(fields).map(([field, value]) => [`${side}_${field}`, value])) as PeerLabels<Side>
+}
