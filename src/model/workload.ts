@@ -79,6 +79,8 @@ export interface Service {
   readonly ports: readonly PortMapping[]
   readonly subjectAltNames: readonly string[]
   readonly waypoint?: GatewayAddress
+  /** Waypoints to choose from by weight for each new connection; they come before `waypoint`. */
+  readonly weightedWaypoints?: readonly { readonly destination: GatewayAddress; readonly weight: number }[]
   readonly loadBalancing?: {
     readonly routingPreference: readonly Scope[]
     readonly mode: LoadBalancingMode
