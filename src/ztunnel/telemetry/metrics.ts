@@ -70,7 +70,7 @@ export class ZtunnelMetrics {
 
   /** A number that is read when somebody asks. */
   gauge(name: string, help: string, read: () => number): void {
-    const gauge = new Gauge({ name, help, registers: [], collect: () => gauge.set(read()) })
+    const gauge: Gauge = new Gauge({ name, help, registers: [], collect: () => gauge.set(read()) })
     this.registry.registerMetric(gauge)
   }
 
