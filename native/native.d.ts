@@ -35,6 +35,8 @@ export interface NativeSocketOptions {
   readonly portRange?: number
   readonly backlog?: number
   readonly timeoutMs?: number
+  /** Seconds of silence until a TCP peer is asked whether it is still there; accepted sockets inherit it. 0 for never. */
+  readonly keepAliveSeconds?: number
   /** A sk_storage map and the value to set for the socket before its first packet. */
   readonly storageMap?: OwnedFd
   readonly storageValue?: Uint8Array

@@ -8,6 +8,7 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -53,6 +54,9 @@ Address MakeAddress(const std::uint8_t* ip, std::uint16_t port, bool dual_stack)
   return address;
 }
 
+/** The kernel takes no longer silence. */
+constexpr std::uint32_t kMostKeepAliveSeconds = 32'767;
+
 /** All that can be asked of a socket; what is absent is not done. */
 struct SocketOptions {
   Address address;
@@ -63,6 +67,7 @@ struct SocketOptions {
   std::uint32_t mark = 0;
   std::uint32_t port_range = 0;  // high 16 bits: last, low 16 bits: first source port; 0 leaves the choice to the kernel
   int backlog = 4096;
+  std::uint32_t keep_alive_seconds = 0;  // of silence until the peer is asked; 0 for never
   UniqueFd storage_map;
   std::vector<std::uint8_t> storage_value;
 };
@@ -112,6 +117,7 @@ bool ReadOptions(const Napi::Value& value, SocketOptions* options, std::uint32_t
       GetField(object, "address", &address) && ReadAddress(address, "address", options->dual_stack, &options->address) &&
       ReadOptionalBool(object, "transparent", &options->transparent) && ReadOptionalBool(object, "reusePort", &options->reuse_port) &&
       ReadOptionalUint32(object, "mark", &options->mark) && ReadOptionalUint32(object, "portRange", &options->port_range) &&
+      ReadOptionalUint32(object, "keepAliveSeconds", &options->keep_alive_seconds, kMostKeepAliveSeconds) &&
       ReadOptionalUint32(object, "backlog", &backlog, INT32_MAX) && ReadOptionalUint32(object, "timeoutMs", timeout_ms) &&
       GetField(object, "source", &source) && ReadStorage(object, options);
   if (!is_right) return false;
@@ -131,6 +137,16 @@ bool SetOption(int fd, int level, int option, int value, const char* name, Failu
   return false;
 }
 
+/** Asks a silent peer whether it is still there, and gives it up after a few more questions. */
+bool SetKeepAlive(int fd, int seconds, Failure* failure) {
+  static constexpr int kMostBetweenSeconds = 15;
+  static constexpr int kQuestions = 4;
+  return SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1, "SO_KEEPALIVE", failure) &&
+         SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds, "TCP_KEEPIDLE", failure) &&
+         SetOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, std::min(seconds, kMostBetweenSeconds), "TCP_KEEPINTVL", failure) &&
+         SetOption(fd, IPPROTO_TCP, TCP_KEEPCNT, kQuestions, "TCP_KEEPCNT", failure);
+}
+
 /** A configured socket, not yet bound. An open descriptor or a failure. */
 UniqueFd MakeSocket(int type, const SocketOptions& options, Failure* failure) {
   UniqueFd fd(socket(options.address.Family(), type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -147,6 +163,8 @@ UniqueFd MakeSocket(int type, const SocketOptions& options, Failure* failure) {
     }
   }
   if (type == SOCK_STREAM && !SetOption(raw, IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY", failure)) return {};
+  const int silence = static_cast<int>(options.keep_alive_seconds);
+  if (type == SOCK_STREAM && silence > 0 && !SetKeepAlive(raw, silence, failure)) return {};
   if (is_ip6 && !SetOption(raw, IPPROTO_IPV6, IPV6_V6ONLY, options.dual_stack ? 0 : 1, "IPV6_V6ONLY", failure)) return {};
   if (options.transparent) {
     const bool done = is_ip6 ? SetOption(raw, IPPROTO_IPV6, IPV6_TRANSPARENT, 1, "IPV6_TRANSPARENT", failure)

@@ -29,7 +29,7 @@ async function run(config: Config): Promise<void> {
     logger,
   })
   const limit = new ConnectionLimit(config.maxConnections === 0 ? limitFromOpenFiles() : config.maxConnections)
-  const pods = new PodSet({ redirection, limit, connectTimeoutMs: config.connectTimeoutMs, logger })
+  const pods = new PodSet({ redirection, limit, connectTimeoutMs: config.connectTimeoutMs, keepAliveSeconds: config.keepAliveSeconds, logger })
   const agent = new AgentClient(config.agentSocket, pods, logger.child({ component: 'agent' }))
   const state = (): unknown => ({
     node: config.node,

@@ -26,6 +26,8 @@ export interface ConnectOptions {
   /** SO_MARK. */
   readonly mark?: number
   readonly socketMark?: SocketMark
+  /** Seconds of silence until the peer is asked whether it is still there; never unless told. */
+  readonly keepAliveSeconds?: number
   /** First and last port to choose one from, at random; needs `source`. */
   readonly portRange?: readonly [number, number]
 }
@@ -39,6 +41,7 @@ export async function connectInNetns(netns: Netns, options: ConnectOptions): Pro
     transparent: options.transparent ?? false,
     mark: options.mark ?? 0,
     timeoutMs: options.timeoutMs ?? 10_000,
+    keepAliveSeconds: options.keepAliveSeconds ?? 0,
     ...options.socketMark,
   })
   return new Socket({ fd: fd.release(), readable: true, writable: true, allowHalfOpen: true })
@@ -50,6 +53,8 @@ export interface ListenOptions {
   readonly host?: string
   readonly transparent?: boolean
   readonly backlog?: number
+  /** As in ConnectOptions, for every socket that is accepted. */
+  readonly keepAliveSeconds?: number
   readonly socketMark?: SocketMark
 }
 
@@ -70,6 +75,7 @@ function bindOptions(options: ListenOptions): NativeSocketOptions {
     transparent: options.transparent ?? false,
     reusePort: true,
     backlog: options.backlog ?? 4096,
+    keepAliveSeconds: options.keepAliveSeconds ?? 0,
     ...options.socketMark,
   }
 }

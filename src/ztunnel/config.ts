@@ -10,6 +10,7 @@ export const configSchema = z.strictObject({
   hostNetns: z.string().min(1).default('/proc/1/ns/net').describe('Path that opens the network namespace of the node.'),
   kubeletCgroupId: z.coerce.bigint().min(0n).default(0n).describe('cgroup2 id of the kubelet; 0 takes any process in the namespace of the node for it.'),
   connectTimeoutMs: z.coerce.number().int().min(1).max(600_000).default(10_000).describe('Milliseconds until a connection attempt is given up.'),
+  keepAliveSeconds: z.coerce.number().int().min(1).max(32_767).default(180).describe('Seconds of silence until a peer is asked whether it is still there.'),
   maxConnections: z.coerce.number().int().min(0).default(0).describe('Connections carried at once; 0 derives it from the open files limit.'),
   logLevel: z.enum(['debug', 'info', 'warn', 'error']).default('info').describe('debug, info, warn or error.'),
 })
@@ -24,6 +25,7 @@ export const variables: Readonly<Record<keyof Config, string>> = {
   hostNetns: 'SIDESTEP_HOST_NETNS',
   kubeletCgroupId: 'SIDESTEP_KUBELET_CGROUP_ID',
   connectTimeoutMs: 'SIDESTEP_CONNECT_TIMEOUT_MS',
+  keepAliveSeconds: 'SIDESTEP_KEEP_ALIVE_SECONDS',
   maxConnections: 'SIDESTEP_MAX_CONNECTIONS',
   logLevel: 'SIDESTEP_LOG_LEVEL',
 }

@@ -20,6 +20,8 @@ export interface PodProxyParts {
   readonly redirection: Redirection
   readonly limit: ConnectionLimit
   readonly connectTimeoutMs: number
+  /** A peer that left without a word, or whose reset was lost, is found out by asking. */
+  readonly keepAliveSeconds: number
   readonly logger: Logger
 }
 
@@ -91,7 +93,7 @@ export class PodProxy {
   }
 
   async #serve(kind: Direction, port: number, onConnection: (socket: Socket) => void): Promise<void> {
-    const fd = await listenInNetns(this.netns, { port, transparent: kind === 'inbound' })
+    const fd = await listenInNetns(this.netns, { port, transparent: kind === 'inbound', keepAliveSeconds: this.#parts.keepAliveSeconds })
     const server = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true }, onConnection)
     server.on('error', (error) => this.#logger.error({ kind, error: error.message }, 'listener failed'))
     this.#servers.push(server)
@@ -113,6 +115,7 @@ export class PodProxy {
         host: destination.ip,
         port: destination.port,
         timeoutMs: this.#parts.connectTimeoutMs,
+        keepAliveSeconds: this.#parts.keepAliveSeconds,
         socketMark: this.#parts.redirection.bypassMark(),
       }),
     )
@@ -138,6 +141,7 @@ export class PodProxy {
         socketMark,
         portRange: deliveryPorts,
         timeoutMs: this.#parts.connectTimeoutMs,
+        keepAliveSeconds: this.#parts.keepAliveSeconds,
       }),
     )
   }
