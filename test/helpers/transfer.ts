@@ -18,6 +18,9 @@ const ports = {
 export type Manner = keyof typeof ports
 export const manners = Object.keys(ports) as readonly Manner[]
 
+/** The server's port of that manner, wherever it runs. */
+export const portOf = (manner: Manner): number => ports[manner]
+
 /** Descriptors that come and go without traffic: an admin connection that is kept for a while, an epoll of a thread. */
 const looseFiles = 6
 
