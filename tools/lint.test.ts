@@ -54,6 +54,7 @@ const singles: readonly (readonly [path: string, text: string, rule: string | un
   ['src/local/dynamic.ts', `export const x = await import('../ztunnel/inbound.ts')`, restricted],
   ['src/core/package.ts', `export { z } from 'zod'`, restricted],
   ['src/core/node.ts', `export { isIP } from 'node:net'`, undefined],
+  ['src/core/node-part.ts', `export { readFile } from 'node:fs/promises'`, undefined],
   ['src/core/own/deep.ts', `export * from '../node.ts'`, undefined],
   ['src/model/io.ts', `export { readFile } from 'node:fs/promises'`, restricted],
   ['src/model/pure.ts', `export { isIP } from 'node:util'`, undefined],

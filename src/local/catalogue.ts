@@ -1,16 +1,7 @@
-// What should run, from files that may each be good or bad and from objects applied through the API: pure. A bad file
-// keeps its last good objects; of two objects with one name the first counts and the later is a problem.
-import type {
-  DeploymentManifest, ManifestObject, PodManifest, Problem, ServiceManifest,
-} from '../model/manifest.ts'
-import { objectKey } from '../model/manifest.ts'
-import type { ParsedManifest } from '../model/manifest-parse.ts'
-
-interface FileState {
-  readonly objects: readonly ManifestObject[]
-  readonly problems: readonly Problem[]
-  readonly notes: readonly Problem[]
-}
+// What should run on this machine: of all objects in force, those that a local mesh acts on. Pure. Policies and what is
+// outside of the mesh are the control plane's business and pass by here in silence.
+import type { DeploymentManifest, ManifestObject, PodManifest, Problem, ServiceManifest } from '../model/manifest.ts'
+import { ObjectSet } from '../model/object-set.ts'
 
 export interface Desired {
   /** Labels by name; a namespace that nobody declared has none. */
@@ -23,83 +14,40 @@ export interface Desired {
   readonly notes: readonly Problem[]
 }
 
-export class Catalogue {
-  readonly #files = new Map<string, FileState>()
-  readonly #applied = new Map<string, ManifestObject>()
-  #directoryProblem: Problem | undefined
-
-  /** Takes a file's newest reading; with problems in it, only those are taken. */
-  setFile(file: string, parsed: ParsedManifest): void {
-    const objects = parsed.problems.length === 0 ? parsed.objects : (this.#files.get(file)?.objects ?? [])
-    this.#files.set(file, { objects, problems: parsed.problems, notes: parsed.notes })
-  }
-
-  /** A file that is gone takes its objects with it. */
-  removeFile(file: string): void {
-    this.#files.delete(file)
-  }
-
-  get files(): readonly string[] {
-    return [...this.#files.keys()]
-  }
-
-  /** Something about the directory itself, such as that it cannot be read. */
-  setDirectoryProblem(problem: Problem | undefined): void {
-    this.#directoryProblem = problem
-  }
-
-  /** Adds or replaces objects, like `kubectl apply`. They win over files. */
-  apply(objects: readonly ManifestObject[]): void {
-    for (const object of objects) this.#applied.set(objectKey(object), object)
-  }
-
-  /** Takes back what was applied; false if it was not. `key` as objectKey gives it. */
-  unapply(key: string): boolean {
-    return this.#applied.delete(key)
-  }
-
-  /** Everything together. Files count in the order of their names, so a restart comes to the same answer. */
+export class Catalogue extends ObjectSet {
+  /** Everything together; the same answer whichever file was read first. */
   desired(): Desired {
     const namespaces = new Map<string, Readonly<Record<string, string>>>([['default', {}]])
     const pods = new Map<string, PodManifest>()
     const deployments = new Map<string, DeploymentManifest>()
     const services = new Map<string, ServiceManifest>()
-    const problems: Problem[] = this.#directoryProblem ? [this.#directoryProblem] : []
-    const notes: Problem[] = []
-    const origins = new Map<string, string>()
 
     const add = (object: ManifestObject): void => {
       const { metadata } = object
-      const id = object.kind === 'Namespace' ? metadata.name : `${'namespace' in metadata ? metadata.namespace : ''}/${metadata.name}`
+      const id = 'namespace' in metadata ? `${metadata.namespace}/${metadata.name}` : metadata.name
       switch (object.kind) {
         case 'Namespace': return void namespaces.set(id, metadata.labels)
-        case 'ServiceAccount': return
         case 'Pod': return void pods.set(id, object)
         case 'Deployment': return void deployments.set(id, object)
         case 'Service': return void services.set(id, object)
+        case 'ServiceAccount':
+        case 'Node':
+        case 'EndpointSlice':
+        case 'AuthorizationPolicy':
+        case 'PeerAuthentication':
+        case 'ServiceEntry':
+        case 'WorkloadEntry':
+          return
         default: return object satisfies never
       }
     }
-
-    for (const file of [...this.#files.keys()].sort()) {
-      const state = this.#files.get(file)
-      if (!state) continue
-      problems.push(...state.problems)
-      notes.push(...state.notes)
-      for (const object of state.objects) {
-        const key = objectKey(object)
-        const first = origins.get(key)
-        if (first !== undefined) {
-          problems.push({ ...object.origin, reason: `${key} is already defined in ${first}; that one counts` })
-          continue
-        }
-        origins.set(key, `${object.origin.file}:${object.origin.line}`)
-        if (!this.#applied.has(key)) add(object)
-      }
-    }
-    for (const object of this.#applied.values()) add(object)
-    return { namespaces, pods, deployments, services, problems, notes }
+    for (const object of this.inOrder()) add(object)
+    return { namespaces, pods, deployments, services, problems: this.problems().map(plain), notes: this.notes().map(plain) }
   }
+}
+
+function plain({ file, line, reason }: Problem): Problem {
+  return { file, line, reason }
 }
 
 /** True if all of the selector's labels are there. An empty selector selects nothing, as for Services. */

@@ -2,7 +2,7 @@
 // politely. It reports each change to its pod and decides nothing beyond its own process.
 import { spawn, type ChildProcess } from 'node:child_process'
 import type { Logger } from '../core/log.ts'
-import type { ContainerSpec, PodSpec } from '../model/manifest.ts'
+import type { ContainerSpec, PodSpec } from '../model/manifest-pod.ts'
 import { backoff } from './backoff.ts'
 import { runCommand } from './command.ts'
 import { containerCapabilities, containerCommand, containerEnv, type PodFacts } from './environment.ts'

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { parseManifest } from '../model/manifest-parse.ts'
-import type { PodSpec } from '../model/manifest.ts'
+import type { PodSpec } from '../model/manifest-pod.ts'
 import { containerCapabilities, containerCommand, containerEnv, expand, hostsFile, resolvConf, type PodFacts } from './environment.ts'
 
 const facts: PodFacts = {

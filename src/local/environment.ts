@@ -1,7 +1,7 @@
 // What a container finds when it starts: environment variables, command line and the files in /etc. Pure text.
 import { createHash } from 'node:crypto'
 import { clusterDns } from './addresses.ts'
-import type { ContainerSpec, FieldPath, PodSpec } from '../model/manifest.ts'
+import type { ContainerSpec, FieldPath, PodSpec } from '../model/manifest-pod.ts'
 
 /** Facts of a pod that fieldRef can name. */
 export interface PodFacts {

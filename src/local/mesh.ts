@@ -2,11 +2,12 @@
 // was applied. This file composes the parts and answers questions; each decision lives in a room of its own.
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { DirectoryWatcher, type DirectoryReading } from '../core/directory.ts'
 import { describeError, MeshError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
 import type { ExecPlan, LocalStatus, RunRequest } from '../model/local-status.ts'
 import { objectKey, type ManifestObject } from '../model/manifest.ts'
-import { parseManifest } from '../model/manifest-parse.ts'
+import { manifestFiles, parseManifest, type ParsedManifest } from '../model/manifest-parse.ts'
 import { maxNodes, nodeName } from './addresses.ts'
 import { EnrolmentAgent } from './agent.ts'
 import { CaptureGate } from './capture-gate.ts'
@@ -14,7 +15,6 @@ import { Catalogue, type Desired } from './catalogue.ts'
 import { removeLeftovers } from './cleanup.ts'
 import { runCommand, type CommandOptions, type CommandResult } from './command.ts'
 import { NodeDialer } from './dialer.ts'
-import { DirectoryWatcher, type DirectoryReading } from './directory.ts'
 import type { LogFile } from './log-file.ts'
 import { endpointPods, meshStatus } from './mesh-status.ts'
 import type { Pod } from './pod.ts'
@@ -63,7 +63,7 @@ export class LocalMesh {
   readonly #addresses = new ServiceAddresses()
   readonly #pods: PodSet
   readonly #capture = new CaptureGate((namespace) => this.#desired.namespaces.get(namespace) ?? {})
-  #watcher: DirectoryWatcher | undefined
+  #watcher: DirectoryWatcher<ParsedManifest> | undefined
   #desired: Desired
   #addressProblems: LocalStatus['problems'] = []
   #isScheduled = false
@@ -144,7 +144,7 @@ export class LocalMesh {
     if (this.#isMeshed) for (const node of this.#topology.nodes) await this.#startZtunnel(node)
     if (options.manifests !== undefined) this.apply(options.manifests)
     if (options.directory !== undefined) {
-      this.#watcher = await DirectoryWatcher.start(options.directory, (reading) => this.#onReading(reading))
+      this.#watcher = await DirectoryWatcher.start(options.directory, manifestFiles, (reading) => this.#onReading(reading))
     }
     this.#schedule()
   }
@@ -158,12 +158,8 @@ export class LocalMesh {
     })
   }
 
-  #onReading(reading: DirectoryReading): void {
-    this.#catalogue.setDirectoryProblem(reading.problem)
-    if (!reading.problem) {
-      for (const file of this.#catalogue.files) if (!reading.files.has(file)) this.#catalogue.removeFile(file)
-      for (const [file, parsed] of reading.files) this.#catalogue.setFile(file, parsed)
-    }
+  #onReading(reading: DirectoryReading<ParsedManifest>): void {
+    this.#catalogue.setReading(reading)
     this.#schedule()
   }
 

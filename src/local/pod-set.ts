@@ -2,7 +2,8 @@
 // may be called at any time; it never waits for a pod, because every change of a pod leads to another call.
 import { randomUUID } from 'node:crypto'
 import type { Logger } from '../core/log.ts'
-import type { DeploymentManifest, PodSpec } from '../model/manifest.ts'
+import type { DeploymentManifest } from '../model/manifest.ts'
+import type { PodSpec } from '../model/manifest-pod.ts'
 import { backoff, type Backoff } from './backoff.ts'
 import type { Desired } from './catalogue.ts'
 import { fingerprint } from './environment.ts'

@@ -3,7 +3,7 @@
 import { request as httpRequest, type IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import { connect as tlsConnect } from 'node:tls'
-import { resolvePort, type ContainerSpec, type ProbeSpec } from '../model/manifest.ts'
+import { resolvePort, type ContainerSpec, type ProbeSpec } from '../model/manifest-pod.ts'
 
 export interface ProbeTarget {
   readonly ip: string

@@ -1,5 +1,5 @@
 // How a Deployment gets from the pods it has to the pods it should have, and where a pod goes: pure decisions.
-import type { PodSpec } from '../model/manifest.ts'
+import type { PodSpec } from '../model/manifest-pod.ts'
 
 export interface RolloutPod {
   readonly name: string

@@ -58,7 +58,7 @@ describe('service addresses', () => {
     const addresses = new ServiceAddresses()
     addresses.update(byName(
       service('six', '{ ipFamilies: [IPv6], ports: [] }'), service('one', '{ ipFamilyPolicy: SingleStack, ports: [] }'),
-      service('none', '{ clusterIP: None }'), service('name', '{ type: ExternalName }'),
+      service('none', '{ clusterIP: None }'), service('name', '{ type: ExternalName, externalName: a.example }'),
     ))
     expect(addresses.of('six')).toEqual([expect.stringContaining(':')])
     expect(addresses.of('one')).toEqual([expect.stringMatching(/^10\.96\./)])

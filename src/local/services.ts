@@ -2,7 +2,8 @@
 // exists; it decides nothing about how packets get there.
 import { canonicalIp, isIpv6Address } from '../core/address.ts'
 import type { LocalStatus } from '../model/local-status.ts'
-import { resolvePort, type PodSpec, type Problem, type ServiceManifest } from '../model/manifest.ts'
+import type { Problem, ServiceManifest } from '../model/manifest.ts'
+import { resolvePort, type PodSpec } from '../model/manifest-pod.ts'
 import { clusterDns, isServiceIp, serviceIps } from './addresses.ts'
 import { selects } from './catalogue.ts'
 import type { ServiceRoute } from './service-rules.ts'

@@ -1,7 +1,9 @@
 // Text of a YAML file to Kubernetes objects, or to problems with file, line and reason. The text may come from a
 // stranger: size, number of documents, depth and alias expansion are bounded, and nothing is ever thrown.
 import { isMap, isNode, isScalar, isSeq, LineCounter, parseAllDocuments, visit, type Document } from 'yaml'
-import { manifestKinds, type ManifestKind, type ManifestObject, type Problem } from './manifest.ts'
+import type { FileFormat } from '../core/directory.ts'
+import { clusterMetadata, metadata } from './manifest-fields.ts'
+import { isClusterKind, manifestKinds, type ManifestKind, type ManifestObject, type Problem } from './manifest.ts'
 
 export const maxManifestBytes = 1 << 20
 const maxDocuments = 1000
@@ -21,8 +23,8 @@ export function parseManifest(text: string, file: string): ParsedManifest {
   const objects: ManifestObject[] = []
   const problems: Problem[] = []
   const notes: Problem[] = []
-  const refuse = (line: number, reason: string): void => {
-    if (problems.length < maxProblems) problems.push({ file, line, reason })
+  const refuse: Refuse = (line, reason, object) => {
+    if (problems.length < maxProblems) problems.push({ file, line, reason, ...(object === undefined ? {} : { object }) })
   }
   try {
     readDocuments(text, file, objects, notes, refuse)
@@ -33,7 +35,15 @@ export function parseManifest(text: string, file: string): ParsedManifest {
   return { objects, problems, notes }
 }
 
-type Refuse = (line: number, reason: string) => void
+/** For core/directory.ts: which files hold manifests and how they are read. */
+export const manifestFiles: FileFormat<ParsedManifest> = {
+  matches: /\.(ya?ml|json)$/i,
+  maxBytes: maxManifestBytes,
+  parse: parseManifest,
+  unreadable: (file, reason) => ({ objects: [], notes: [], problems: [{ file, line: 1, reason }] }),
+}
+
+type Refuse = (line: number, reason: string, object?: string) => void
 
 function readDocuments(text: string, file: string, objects: ManifestObject[], notes: Problem[], refuse: Refuse): void {
   if (Buffer.byteLength(text) > maxManifestBytes) return refuse(1, `the file is larger than ${maxManifestBytes} bytes`)
@@ -83,25 +93,43 @@ function readObject(
   const { kind, apiVersion } = value
   if (typeof kind !== 'string' || kind === '') return refuse(lineAt([...base, 'kind']), 'kind is missing')
   if (typeof apiVersion !== 'string' || apiVersion === '') return refuse(lineAt([...base, 'apiVersion']), 'apiVersion is missing')
-  if (!isKnownKind(kind)) {
+  if (!isKnownKind(kind) || !knownGroups.has(groupOf(apiVersion))) {
     if (notes.length < maxProblems) {
-      notes.push({ file, line: lineAt([...base, 'kind']), reason: `${kind.slice(0, 100)} is not read by the local mesh; ignored` })
+      notes.push({ file, line: lineAt([...base, 'kind']), reason: `${kind.slice(0, 100)} of ${apiVersion.slice(0, 100)} is not read here; ignored` })
     }
     return
   }
   const known = manifestKinds[kind]
-  if (apiVersion !== known.apiVersion) {
-    return refuse(lineAt([...base, 'apiVersion']), `apiVersion of a ${kind} must be ${known.apiVersion}`)
+  const object = keyOf(kind, value['metadata'])
+  if (!known.apiVersions.some((each) => each === apiVersion)) {
+    return refuse(lineAt([...base, 'apiVersion']), `apiVersion of a ${kind} must be ${known.apiVersions.join(' or ')}`, object)
   }
   const parsed = known.schema.safeParse(value)
   if (!parsed.success) {
     for (const issue of parsed.error.issues) {
       const where = issue.path.map(String).join('.')
-      refuse(lineAt([...base, ...issue.path]), where === '' ? issue.message : `${where}: ${issue.message}`)
+      refuse(lineAt([...base, ...issue.path]), where === '' ? issue.message : `${where}: ${issue.message}`, object)
     }
     return
   }
   objects.push({ kind, origin: { file, line: lineAt(base) }, ...parsed.data } as ManifestObject)
+}
+
+function groupOf(apiVersion: string): string {
+  const slash = apiVersion.indexOf('/')
+  return slash < 0 ? '' : apiVersion.slice(0, slash)
+}
+
+const knownGroups = new Set(Object.values(manifestKinds).flatMap(({ apiVersions }) => apiVersions.map(groupOf)))
+
+/** What objectKey would say of an object that may be bad elsewhere; undefined if its name itself is. */
+function keyOf(kind: ManifestKind, value: unknown): string | undefined {
+  if (isClusterKind(kind)) {
+    const { data } = clusterMetadata.pick({ name: true }).safeParse(value)
+    return data && `${kind} ${data.name}`
+  }
+  const { data } = metadata.pick({ name: true, namespace: true }).safeParse(value)
+  return data && `${kind} ${data.namespace}/${data.name}`
 }
 
 function isKnownKind(kind: string): kind is ManifestKind {

@@ -1,216 +1,28 @@
-// The Kubernetes objects that a directory of YAML may hold, as far as a local mesh reads them: shapes and defaults only.
-// Fields that make no difference on one machine (image, resources, volumes) are accepted and dropped; fields whose
-// absence would change what runs (init containers, Secrets in the environment) are refused with a reason.
+// The objects that a directory of YAML, or Kubernetes, may hold: which kinds there are, in which API groups, and what they
+// have in common. Each family of kinds has a file of its own beside this one.
 import { z } from 'zod'
+import { workloadEntrySchema, serviceEntrySchema } from './manifest-external.ts'
+import { clusterMetadata, metadata } from './manifest-fields.ts'
+import { deploymentSchema, podSchema } from './manifest-pod.ts'
+import { authorizationPolicySchema, peerAuthenticationSchema } from './manifest-policy.ts'
+import { endpointSliceSchema, serviceSchema } from './manifest-service.ts'
 
-const subdomain = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$/
-const dnsLabel = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/
-const objectName = z.string().max(253).regex(subdomain, 'must be a DNS name in lower case')
-const shortName = z.string().max(63).regex(dnsLabel, 'must be a DNS label in lower case')
-/** Kubernetes keeps names that the container runtime sees free of control characters; so do we. */
-const argument = z.string().max(128 * 1024).refine((text) => !text.includes('\0'), 'must not contain NUL')
-const stringMap = z.record(z.string().max(317), z.string().max(256 * 1024)).default({})
-const portNumber = z.int().min(1).max(65535)
-const portName = z.string().max(15).regex(/^[a-z0-9-]*[a-z][a-z0-9-]*$/, 'must be a port name (IANA service name)')
-const portReference = z.union([portNumber, portName])
-const protocol = z.enum(['TCP', 'UDP']).default('TCP')
-const seconds = z.int().max(86_400)
-const ip = z.union([z.ipv4(), z.ipv6()])
+const security = ['security.istio.io/v1', 'security.istio.io/v1beta1', 'sidestep.dev/v1alpha1'] as const
+const networking = ['networking.istio.io/v1', 'networking.istio.io/v1beta1', 'sidestep.dev/v1alpha1'] as const
 
-function unsupported(what: string): z.ZodOptional<z.ZodArray<z.ZodUnknown>> {
-  return z.array(z.unknown()).max(0, `${what} are not supported by local pods`).optional()
-}
-
-const metadataSchema = z.object({
-  name: objectName,
-  namespace: shortName.default('default'),
-  labels: stringMap,
-  annotations: stringMap,
-})
-
-const fieldPaths = [
-  'metadata.name', 'metadata.namespace', 'metadata.uid', 'spec.nodeName', 'spec.serviceAccountName',
-  'status.podIP', 'status.podIPs', 'status.hostIP',
-] as const
-export type FieldPath = (typeof fieldPaths)[number]
-
-const envSchema = z.object({
-  name: z.string().min(1).max(1024).refine((text) => !/[=\0]/.test(text), 'must not contain = or NUL'),
-  value: argument.optional(),
-  valueFrom: z.strictObject({ fieldRef: z.object({ fieldPath: z.enum(fieldPaths) }) }).optional(),
-})
-
-const execSchema = z.object({ command: z.array(argument).min(1).max(1000) })
-
-const probeSchema = z
-  .object({
-    exec: execSchema.optional(),
-    httpGet: z
-      .object({
-        path: z.string().max(4096).regex(/^[\x21-\x7e]*$/, 'must be printable ASCII without spaces').default('/'),
-        port: portReference,
-        host: ip.optional(),
-        scheme: z.enum(['HTTP', 'HTTPS']).default('HTTP'),
-        httpHeaders: z
-          .array(z.object({
-            name: z.string().max(256).regex(/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/, 'must be a header name'),
-            value: z.string().max(8192).regex(/^[\t\x20-\x7e]*$/, 'must be printable ASCII'),
-          }))
-          .max(100)
-          .default([]),
-      })
-      .optional(),
-    tcpSocket: z.object({ port: portReference, host: ip.optional() }).optional(),
-    initialDelaySeconds: seconds.min(0).default(0),
-    periodSeconds: seconds.min(1).default(10),
-    timeoutSeconds: seconds.min(1).default(1),
-    successThreshold: z.int().min(1).max(1000).default(1),
-    failureThreshold: z.int().min(1).max(1000).default(3),
-  })
-  .refine(
-    (probe) => [probe.exec, probe.httpGet, probe.tcpSocket].filter(Boolean).length === 1,
-    'a probe needs exactly one of exec, httpGet and tcpSocket',
-  )
-export type ProbeSpec = z.infer<typeof probeSchema>
-
-const containerSchema = z
-  .object({
-    name: shortName,
-    command: z.array(argument).max(1000).default([]),
-    args: z.array(argument).max(1000).default([]),
-    env: z.array(envSchema).max(1000).default([]),
-    envFrom: unsupported('ConfigMaps and Secrets'),
-    workingDir: argument.refine((path) => path.startsWith('/'), 'must be an absolute path').optional(),
-    ports: z.array(z.object({ name: portName.optional(), containerPort: portNumber, protocol })).max(1000).default([]),
-    livenessProbe: probeSchema.optional(),
-    readinessProbe: probeSchema.optional(),
-    startupProbe: probeSchema.optional(),
-    lifecycle: z.object({ preStop: z.object({ exec: execSchema.optional() }).optional() }).optional(),
-    securityContext: z
-      .object({
-        privileged: z.boolean().default(false),
-        allowPrivilegeEscalation: z.boolean().default(true),
-        runAsUser: z.int().min(0).max(2 ** 31 - 1).optional(),
-        runAsGroup: z.int().min(0).max(2 ** 31 - 1).optional(),
-        capabilities: z
-          .object({ add: z.array(z.string()).max(64).default([]), drop: z.array(z.string()).max(64).default([]) })
-          .optional(),
-      })
-      .optional(),
-  })
-  .refine((container) => container.command.length > 0, {
-    path: ['command'],
-    message: 'a local container needs a command: images are not run here',
-  })
-export type ContainerSpec = z.infer<typeof containerSchema>
-
-const podSpecSchema = z
-  .object({
-    containers: z.array(containerSchema).min(1).max(50),
-    initContainers: unsupported('init containers'),
-    hostNetwork: z.literal(false, 'the host network is not open to local pods').optional(),
-    restartPolicy: z.enum(['Always', 'OnFailure', 'Never']).default('Always'),
-    terminationGracePeriodSeconds: seconds.min(0).default(30),
-    nodeName: shortName.optional(),
-    nodeSelector: z.record(z.string(), z.string()).default({}),
-    serviceAccountName: objectName.default('default'),
-    hostname: shortName.optional(),
-    dnsPolicy: z.enum(['ClusterFirst', 'ClusterFirstWithHostNet', 'Default', 'None']).default('ClusterFirst'),
-    dnsConfig: z
-      .object({
-        nameservers: z.array(ip).max(3).default([]),
-        searches: z.array(z.string().max(253).regex(/^[^\s]*$/, 'must not contain spaces')).max(32).default([]),
-        options: z
-          .array(z.object({
-            name: z.string().max(64).regex(/^[a-z0-9-]+$/, 'must be a resolver option'),
-            value: z.string().max(64).regex(/^[a-z0-9-]*$/, 'must be a plain word').optional(),
-          }))
-          .max(32)
-          .default([]),
-      })
-      .optional(),
-    securityContext: z
-      .object({ runAsUser: z.int().min(0).max(2 ** 31 - 1).optional(), runAsGroup: z.int().min(0).max(2 ** 31 - 1).optional() })
-      .optional(),
-  })
-  .superRefine((spec, ctx) => {
-    const seen = new Set<string>()
-    spec.containers.forEach((container, i) => {
-      if (seen.has(container.name)) {
-        ctx.addIssue({ code: 'custom', path: ['containers', i, 'name'], message: `two containers are named ${container.name}` })
-      }
-      seen.add(container.name)
-    })
-    if (spec.dnsPolicy === 'None' && (spec.dnsConfig?.nameservers.length ?? 0) === 0) {
-      ctx.addIssue({ code: 'custom', path: ['dnsPolicy'], message: 'dnsPolicy None needs dnsConfig.nameservers' })
-    }
-  })
-export type PodSpec = z.infer<typeof podSpecSchema>
-
-const namespaceSchema = z.object({ metadata: metadataSchema.omit({ namespace: true }) })
-const serviceAccountSchema = z.object({ metadata: metadataSchema })
-// A pod's name is also its host name, so it must fit in 63 characters unless spec.hostname says otherwise.
-const podSchema = z.object({ metadata: metadataSchema, spec: podSpecSchema })
-
-const deploymentSchema = z
-  .object({
-    metadata: metadataSchema,
-    spec: z.object({
-      replicas: z.int().min(0).max(1000).default(1),
-      selector: z.object({ matchLabels: stringMap }).optional(),
-      strategy: z.object({ type: z.enum(['RollingUpdate', 'Recreate']).default('RollingUpdate') }).optional(),
-      template: z.object({ metadata: z.object({ labels: stringMap, annotations: stringMap }).prefault({}), spec: podSpecSchema }),
-    }),
-  })
-  .superRefine(({ spec }, ctx) => {
-    for (const [key, value] of Object.entries(spec.selector?.matchLabels ?? {})) {
-      if (spec.template.metadata.labels[key] !== value) {
-        ctx.addIssue({ code: 'custom', path: ['spec', 'selector', 'matchLabels', key], message: 'the template does not carry this label' })
-      }
-    }
-    if (spec.template.spec.restartPolicy !== 'Always') {
-      ctx.addIssue({ code: 'custom', path: ['spec', 'template', 'spec', 'restartPolicy'], message: 'must be Always in a Deployment' })
-    }
-  })
-export type DeploymentSpec = z.infer<typeof deploymentSchema>['spec']
-
-const serviceSchema = z
-  .object({
-    metadata: metadataSchema,
-    spec: z.object({
-      type: z.enum(['ClusterIP', 'NodePort', 'LoadBalancer', 'ExternalName']).default('ClusterIP'),
-      selector: z.record(z.string(), z.string()).optional(),
-      clusterIP: z.union([ip, z.literal('None'), z.literal('')]).optional(),
-      clusterIPs: z.array(z.union([ip, z.literal('None')])).max(2).optional(),
-      ipFamilyPolicy: z.enum(['SingleStack', 'PreferDualStack', 'RequireDualStack']).optional(),
-      ipFamilies: z.array(z.enum(['IPv4', 'IPv6'])).min(1).max(2).optional(),
-      publishNotReadyAddresses: z.boolean().default(false),
-      ports: z
-        .array(z.object({ name: shortName.optional(), port: portNumber, targetPort: portReference.optional(), protocol }))
-        .max(1000)
-        .default([]),
-    }),
-  })
-  .superRefine(({ spec }, ctx) => {
-    const seen = new Set<string>()
-    spec.ports.forEach((port, i) => {
-      const key = `${port.protocol} ${port.port}`
-      if (seen.has(key)) ctx.addIssue({ code: 'custom', path: ['spec', 'ports', i, 'port'], message: `port ${key} is listed twice` })
-      seen.add(key)
-      if (spec.ports.length > 1 && port.name === undefined) {
-        ctx.addIssue({ code: 'custom', path: ['spec', 'ports', i], message: 'needs a name, because the service has several ports' })
-      }
-    })
-  })
-export type ServiceSpec = z.infer<typeof serviceSchema>['spec']
-
-/** The kinds read here, with the apiVersion each must carry. */
+/** The kinds read here, with the apiVersions each may carry. */
 export const manifestKinds = {
-  Namespace: { apiVersion: 'v1', schema: namespaceSchema },
-  ServiceAccount: { apiVersion: 'v1', schema: serviceAccountSchema },
-  Pod: { apiVersion: 'v1', schema: podSchema },
-  Deployment: { apiVersion: 'apps/v1', schema: deploymentSchema },
-  Service: { apiVersion: 'v1', schema: serviceSchema },
+  Namespace: { apiVersions: ['v1'], schema: z.object({ metadata: clusterMetadata }) },
+  ServiceAccount: { apiVersions: ['v1'], schema: z.object({ metadata }) },
+  Node: { apiVersions: ['v1'], schema: z.object({ metadata: clusterMetadata }) },
+  Pod: { apiVersions: ['v1'], schema: podSchema },
+  Deployment: { apiVersions: ['apps/v1'], schema: deploymentSchema },
+  Service: { apiVersions: ['v1'], schema: serviceSchema },
+  EndpointSlice: { apiVersions: ['discovery.k8s.io/v1'], schema: endpointSliceSchema },
+  AuthorizationPolicy: { apiVersions: security, schema: authorizationPolicySchema },
+  PeerAuthentication: { apiVersions: security, schema: peerAuthenticationSchema },
+  ServiceEntry: { apiVersions: networking, schema: serviceEntrySchema },
+  WorkloadEntry: { apiVersions: networking, schema: workloadEntrySchema },
 } as const
 export type ManifestKind = keyof typeof manifestKinds
 
@@ -222,25 +34,34 @@ export interface Origin {
 /** Something in a file that a person should correct (or, as a note, know). */
 export interface Problem extends Origin {
   readonly reason: string
+  /** Key of the object that it is about, where one can be told; without it, it is about the file. */
+  readonly object?: string
 }
 
 type ObjectOf<K extends ManifestKind> = { readonly kind: K; readonly origin: Origin } & z.infer<(typeof manifestKinds)[K]['schema']>
 export type NamespaceManifest = ObjectOf<'Namespace'>
 export type ServiceAccountManifest = ObjectOf<'ServiceAccount'>
+export type NodeManifest = ObjectOf<'Node'>
 export type PodManifest = ObjectOf<'Pod'>
 export type DeploymentManifest = ObjectOf<'Deployment'>
 export type ServiceManifest = ObjectOf<'Service'>
-export type ManifestObject = NamespaceManifest | ServiceAccountManifest | PodManifest | DeploymentManifest | ServiceManifest
+export type EndpointSliceManifest = ObjectOf<'EndpointSlice'>
+export type AuthorizationPolicyManifest = ObjectOf<'AuthorizationPolicy'>
+export type PeerAuthenticationManifest = ObjectOf<'PeerAuthentication'>
+export type ServiceEntryManifest = ObjectOf<'ServiceEntry'>
+export type WorkloadEntryManifest = ObjectOf<'WorkloadEntry'>
+export type ManifestObject =
+  | NamespaceManifest | ServiceAccountManifest | NodeManifest | PodManifest | DeploymentManifest | ServiceManifest
+  | EndpointSliceManifest | AuthorizationPolicyManifest | PeerAuthenticationManifest | ServiceEntryManifest | WorkloadEntryManifest
+
+/** Kinds whose objects are in no namespace. */
+export function isClusterKind(kind: ManifestKind): kind is 'Namespace' | 'Node' {
+  return kind === 'Namespace' || kind === 'Node'
+}
 
 /** `Pod default/web`, `Namespace shop`: unique in a mesh, and fit for messages. */
 export function objectKey(object: ManifestObject): string {
-  return object.kind === 'Namespace'
-    ? `Namespace ${object.metadata.name}`
-    : `${object.kind} ${object.metadata.namespace}/${object.metadata.name}`
-}
-
-/** The port a number or name means in a container; undefined if no container port has that name. */
-export function resolvePort(reference: number | string, ports: ContainerSpec['ports'], wanted: 'TCP' | 'UDP' = 'TCP'): number | undefined {
-  if (typeof reference === 'number') return reference
-  return ports.find((port) => port.name === reference && port.protocol === wanted)?.containerPort
+  return 'namespace' in object.metadata
+    ? `${object.kind} ${object.metadata.namespace}/${object.metadata.name}`
+    : `${object.kind} ${object.metadata.name}`
 }
