@@ -4,6 +4,7 @@
 #include <bpf/libbpf.h>
 #include <fcntl.h>
 
+#include <array>
 #include <cerrno>
 #include <fstream>
 #include <memory>
@@ -55,6 +56,13 @@ class LogScope {
 
 /** What a load gives, before JavaScript owns it: closed here if a later step fails. */
 using NamedFds = std::vector<std::pair<std::string, UniqueFd>>;
+
+/** libbpf's own errors have numbers above the kernel's, which nobody else can name. */
+std::string LibbpfReason(int error) {
+  std::array<char, 128> text{};
+  libbpf_strerror(error, text.data(), text.size());
+  return text.data();
+}
 
 bool Keep(const char* name, int fd, NamedFds* out) {
   UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 3));
@@ -113,7 +121,8 @@ Napi::Value LoadObject(const Napi::CallbackInfo& info) {
   const LogScope scope(&log);
   const auto fail = [&](Failure failure) -> Napi::Value {
     if (!log.empty()) std::ofstream(log_path, std::ios::app) << log;
-    const std::string where = failure.detail.empty() ? path : path + ": " + failure.detail;
+    std::string where = failure.detail.empty() ? path : path + ": " + failure.detail;
+    if (failure.error >= __LIBBPF_ERRNO__START) where += ": " + LibbpfReason(failure.error);
     failure.detail = log.empty() ? where : where + "; verifier log in " + log_path;
     Throw(env, failure);
     return env.Undefined();
