@@ -1,0 +1,289 @@
+// The mesh's certificate authority: signs workload certificates for identities that the asking node may have, moves from one root
+// to the next, and revokes. It signs what its policy allows and nothing else; a refusal is an answer with a reason, not an error.
+import { createPublicKey } from 'node:crypto'
+import type { KeyObject } from 'node:crypto'
+import { MeshError, describeError } from '../core/errors.ts'
+import { formatIdentity } from '../core/identity.ts'
+import type { Identity } from '../core/identity.ts'
+import type { Logger } from '../core/log.ts'
+import { createSigner, loadSigners, openDirectory, openOwnState, ownRoot, writeState } from './authority-store.ts'
+import type { AuthorityState, Signer } from './authority-store.ts'
+import { loadOwnIntermediate } from './own-intermediate.ts'
+import type { OwnIntermediateFiles } from './own-intermediate.ts'
+import { newKey, readCsr } from './csr.ts'
+import type { ReadCsr } from './csr.ts'
+import { normalSerial } from './der.ts'
+import type { CertificateFacts } from './facts.ts'
+import { backdateMs, issueCrl, issueLeaf, issueServing } from './issue.ts'
+import type { Issuer } from './issue.ts'
+import { certificatePem, encodePem } from './pem.ts'
+import { beginRotation, nextStep, signerOf, trustedBy } from './rotation.ts'
+import type { Rotation, Step } from './rotation.ts'
+
+/** Who asks: the node its token is bound to, and its own identity. */
+export interface Caller {
+  readonly node: string
+  readonly identity?: Identity
+}
+
+export type SignRefusal = 'badRequest' | 'wrongTrustDomain' | 'notAllowed' | 'badTtl' | 'issuerExpired'
+
+export interface Signed {
+  readonly t: 'signed'
+  readonly identity: Identity
+  /** Leaf, then intermediates: what the workload presents. */
+  readonly chainPem: readonly string[]
+  /** The trust bundle: one PEM per root. */
+  readonly rootsPem: readonly string[]
+  readonly serial: string
+  readonly notAfterMs: number
+}
+
+export type SignAnswer = Signed | { readonly t: 'refused'; readonly reason: SignRefusal; readonly message: string }
+
+export interface SignRequest {
+  readonly csrPem: string
+  /** 0 asks for the default of a day. */
+  readonly ttlSeconds: number
+  readonly caller: Caller
+  /** What the asker says it wants; refused unless the request names the same. */
+  readonly impersonated?: string
+}
+
+export interface AuthorityOptions {
+  readonly trustDomain: string
+  /** Where root, intermediate and state are; made if absent. With `own` only the list of what was revoked is kept there. */
+  readonly directory: string
+  /** Sign with this intermediate in place of our own. */
+  readonly own?: OwnIntermediateFiles
+  /** True, or why this caller must not have this identity; the trust domain has been checked before. */
+  readonly maySign: (caller: Caller, identity: Identity) => true | string
+  readonly logger: Logger
+  /** Milliseconds since 1970; for tests. */
+  readonly now?: () => number
+}
+
+export const defaultTtlMs = 86_400_000
+export const maxTtlMs = 90 * 86_400_000
+const crlLifetimeMs = 86_400_000
+/** The expiry mark runs ahead by this much, so that the state file is written once an hour and not for each certificate. */
+const markAheadMs = 3_600_000
+
+export class Authority {
+  readonly trustDomain: string
+  readonly #options: AuthorityOptions
+  readonly #now: () => number
+  #state: AuthorityState
+  #signers: ReadonlyMap<string, Signer>
+  #own: { readonly issuer: Issuer; readonly parents: readonly CertificateFacts[]; readonly roots: readonly CertificateFacts[] } | undefined
+  #changes: Promise<unknown> = Promise.resolve()
+
+  private constructor(options: AuthorityOptions, state: AuthorityState, signers: ReadonlyMap<string, Signer>) {
+    this.trustDomain = options.trustDomain
+    this.#options = options
+    this.#now = options.now ?? Date.now
+    this.#state = state
+    this.#signers = signers
+  }
+
+  /** Throws BAD_CONFIG if what is on disk cannot be used as it is. */
+  static async open(options: AuthorityOptions): Promise<Authority> {
+    const nowMs = (options.now ?? Date.now)()
+    if (options.own) {
+      const own = await loadOwnIntermediate(options.own, nowMs)
+      const authority = new Authority(options, await openOwnState(options.directory, options.trustDomain), new Map())
+      authority.#own = own
+      return authority
+    }
+    const state = await openDirectory(options.directory, options.trustDomain, nowMs)
+    return new Authority(options, state, await loadSigners(options.directory, state.rotation))
+  }
+
+  /** One PEM per trusted root; the signer's first. */
+  rootsPem(): readonly string[] {
+    if (this.#own) return this.#own.roots.map((root) => certificatePem(root.der))
+    return trustedBy(this.#state.rotation).map((name) => certificatePem(this.#signer(name).root.facts.der))
+  }
+
+  get rotation(): Rotation {
+    return this.#state.rotation
+  }
+
+  /** When the certificate that signs now, and with it everything below it, expires. */
+  get issuerExpiryMs(): number {
+    return this.#issuer().facts.notAfterMs
+  }
+
+  async sign(request: SignRequest): Promise<SignAnswer> {
+    const answer = await this.#sign(request)
+    const facts = { node: request.caller.node, ttlSeconds: request.ttlSeconds }
+    if (answer.t === 'refused') this.#options.logger.warn({ ...facts, because: answer.reason, detail: answer.message }, 'certificate refused')
+    else this.#options.logger.debug({ ...facts, identity: formatIdentity(answer.identity), serial: answer.serial }, 'certificate signed')
+    return answer
+  }
+
+  async #sign({ csrPem, ttlSeconds, caller, impersonated }: SignRequest): Promise<SignAnswer> {
+    let csr: ReadCsr
+    try {
+      csr = await readCsr(csrPem)
+    } catch (error) {
+      if (!(error instanceof MeshError)) throw error
+      return refused('badRequest', error.message)
+    }
+    const { identity, publicKey } = csr
+    const uri = formatIdentity(identity)
+    if (impersonated !== undefined && impersonated !== uri) return refused('badRequest', `the request names ${uri} and the call ${impersonated}`)
+    if (identity.trustDomain !== this.trustDomain) {
+      return refused('wrongTrustDomain', `${uri} is not of trust domain ${this.trustDomain}`)
+    }
+    const allowed = this.#options.maySign(caller, identity)
+    if (allowed !== true) return refused('notAllowed', `${uri} is not for node ${caller.node}: ${allowed}`)
+    if (!Number.isFinite(ttlSeconds) || ttlSeconds < 0 || ttlSeconds * 1000 > maxTtlMs) {
+      return refused('badTtl', `a lifetime of ${ttlSeconds} s is not between 0 and 90 days`)
+    }
+    const nowMs = this.#now()
+    const issuer = this.#issuer()
+    const notAfterMs = Math.min(nowMs + (ttlSeconds === 0 ? defaultTtlMs : ttlSeconds * 1000), issuer.facts.notAfterMs)
+    if (notAfterMs <= nowMs) return refused('issuerExpired', 'the CA certificate that signs has expired')
+    const signer = signerOf(this.#state.rotation)
+    const chain = this.#chain(signer)
+    const rootsPem = this.rootsPem()
+    await this.#markExpiry(signer, notAfterMs)
+    const leaf = await issueLeaf(publicKey, identity, { notBeforeMs: nowMs - backdateMs, notAfterMs }, issuer)
+    return {
+      t: 'signed',
+      identity,
+      chainPem: [leaf, ...chain].map((c) => certificatePem(c.der)),
+      rootsPem,
+      serial: leaf.serial,
+      notAfterMs: leaf.notAfterMs,
+    }
+  }
+
+  /** A TLS server certificate for the control plane itself, with a fresh key. */
+  async issueServing(names: { readonly dns: readonly string[]; readonly ips: readonly string[] }, ttlMs = defaultTtlMs): Promise<{
+    readonly chainPem: string
+    readonly key: KeyObject
+    readonly notAfterMs: number
+  }> {
+    const nowMs = this.#now()
+    const issuer = this.#issuer()
+    const signer = signerOf(this.#state.rotation)
+    const notAfterMs = Math.min(nowMs + ttlMs, issuer.facts.notAfterMs)
+    await this.#markExpiry(signer, notAfterMs)
+    const key = await newKey()
+    const leaf = await issueServing(createPublicKey(key), names, { notBeforeMs: nowMs - backdateMs, notAfterMs }, issuer)
+    return { chainPem: [leaf, ...this.#chain(signer)].map((c) => certificatePem(c.der)).join(''), key, notAfterMs }
+  }
+
+  /** Makes a new root and announces it. Throws BAD_CONFIG while a rotation runs or with an intermediate of one's own. */
+  async beginRotation(overlapMs?: number): Promise<void> {
+    await this.#change(async () => {
+      if (this.#own) throw new MeshError('BAD_CONFIG', 'the roots are not ours to rotate: put the new bundle and intermediate in place and restart')
+      if (this.#state.rotation.t !== 'steady') throw new MeshError('BAD_CONFIG', `a rotation is running (${this.#state.rotation.t})`)
+      const nowMs = this.#now()
+      const next = await createSigner(this.#options.directory, this.trustDomain, nowMs)
+      const lastExpiryMs = this.#state.lastExpiryMs[this.#state.rotation.root] ?? nowMs
+      const rotation = beginRotation(this.#state.rotation, { next, nowMs, lastExpiryMs, ...(overlapMs !== undefined && { overlapMs }) })
+      if (rotation) await this.#enter(rotation)
+    })
+  }
+
+  /** Takes the steps of a rotation that are due; tells when to call again. */
+  async continueRotation(): Promise<Step> {
+    return this.#change(async () => {
+      for (;;) {
+        const step = nextStep(this.#state.rotation, this.#now(), this.#state.lastExpiryMs[this.#oldSigner()] ?? 0)
+        if (step.t === 'wait') return step
+        await this.#enter(step.to)
+      }
+    })
+  }
+
+  /** Revokes certificates of the current signer or of one being retired. Idempotent. */
+  async revoke(serial: string, root = signerOf(this.#state.rotation)): Promise<void> {
+    const wanted = normalSerial(serial)
+    await this.#change(async () => {
+      if (this.#state.revoked.some((r) => r.serial === wanted && r.root === root)) return
+      if (!this.#own) this.#signer(root)
+      await this.#save({ ...this.#state, revoked: [...this.#state.revoked, { serial: wanted, revokedMs: this.#now(), root }] })
+      this.#options.logger.info({ serial: wanted }, 'certificate revoked')
+    })
+  }
+
+  get revokedSerials(): readonly string[] {
+    return this.#state.revoked.map((r) => r.serial)
+  }
+
+  /** Fresh CRLs of all issuers in force, concatenated PEM, valid for a day. */
+  async crlPem(): Promise<string> {
+    return this.#change(async () => {
+      const number = this.#state.crlNumber + 1
+      await this.#save({ ...this.#state, crlNumber: number })
+      const nowMs = this.#now()
+      const times = { thisUpdateMs: nowMs - backdateMs, nextUpdateMs: nowMs + crlLifetimeMs, number }
+      const issuers = this.#own
+        ? [[ownRoot, this.#own.issuer] as const]
+        : [...this.#signers].map(([name, signer]) => [name, signer.intermediate] as const)
+      const blocks = await Promise.all(
+        issuers.map(async ([name, issuer]) => {
+          const revoked = this.#state.revoked.filter((r) => r.root === name)
+          return encodePem('X509 CRL', await issueCrl(issuer, revoked, times))
+        }),
+      )
+      return blocks.join('')
+    })
+  }
+
+  #signer(name: string): Signer {
+    const signer = this.#signers.get(name)
+    if (!signer) throw new MeshError('NOT_FOUND', `the CA has no signer ${name} in force`)
+    return signer
+  }
+
+  #issuer(): Issuer {
+    return this.#own?.issuer ?? this.#signer(signerOf(this.#state.rotation)).intermediate
+  }
+
+  #chain(signer: string): readonly CertificateFacts[] {
+    return this.#own ? [this.#own.issuer.facts, ...this.#own.parents] : [this.#signer(signer).intermediate.facts]
+  }
+
+  #oldSigner(): string {
+    return this.#state.rotation.t === 'retiring' ? this.#state.rotation.previous : this.#state.rotation.root
+  }
+
+  async #enter(rotation: Rotation): Promise<void> {
+    const signers = await loadSigners(this.#options.directory, rotation)
+    const isTrusted = (root: string): boolean => trustedBy(rotation).includes(root)
+    // What a root that left had revoked is void with it.
+    await this.#save({ ...this.#state, rotation, revoked: this.#state.revoked.filter((r) => isTrusted(r.root)) })
+    this.#signers = signers
+    this.#options.logger.info({ rotation: rotation.t, roots: trustedBy(rotation) }, 'trust bundle changed')
+  }
+
+  /** Before a certificate leaves the house, its expiry is on disk: the rotation counts on it. */
+  async #markExpiry(signer: string, notAfterMs: number): Promise<void> {
+    if (notAfterMs <= (this.#state.lastExpiryMs[signer] ?? 0)) return
+    await this.#change(async () => {
+      if (notAfterMs <= (this.#state.lastExpiryMs[signer] ?? 0)) return
+      await this.#save({ ...this.#state, lastExpiryMs: { ...this.#state.lastExpiryMs, [signer]: notAfterMs + markAheadMs } })
+    })
+  }
+
+  async #save(state: AuthorityState): Promise<void> {
+    await writeState(this.#options.directory, state)
+    this.#state = state
+  }
+
+  /** One change at a time, in order; a failed one does not stop the next. */
+  #change<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#changes.then(work)
+    this.#changes = done.catch((error: unknown) => this.#options.logger.error({ detail: describeError(error) }, 'authority change failed'))
+    return done
+  }
+}
+
+function refused(reason: SignRefusal, message: string): SignAnswer {
+  return { t: 'refused', reason, message }
+}
