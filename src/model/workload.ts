@@ -86,6 +86,8 @@ export interface Service {
     readonly mode: LoadBalancingMode
     readonly allowUnhealthy: boolean
   }
+  /** One client address keeps to one endpoint while that endpoint is there. */
+  readonly sessionAffinity?: 'clientIp'
   readonly ipFamilies: 'automatic' | 'ipv4' | 'ipv6' | 'dual'
   readonly isCanonical: boolean
   /** Visible in its own namespace only. */
