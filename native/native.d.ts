@@ -96,6 +96,8 @@ export interface Native {
   tcpInfo(fd: number): Buffer
   /** Positions in `fds` of the sockets in which an error, such as a reset, waits to be read. Leaves it there. */
   pollErrors(fds: Int32Array): Int32Array
+  /** From now on, closing the socket resets its connection (SO_LINGER of 0). */
+  abortOnClose(fd: number): void
   netnsInfo(netns: OwnedFd): Promise<{ cookie: bigint; inode: bigint }>
   netnsLinks(netns: OwnedFd): Promise<NativeLink[]>
   setReturnPath(netns: OwnedFd, options: { mark: number; table: number; priority: number; install: boolean }): Promise<void>

@@ -9,9 +9,9 @@
 #include "bpf_map.h"
 #include "bpf_object.h"
 #include "errors.h"
+#include "live_socket.h"
 #include "netns_jobs.h"
 #include "owned_fd.h"
-#include "poll_errors.h"
 #include "probe.h"
 #include "ring_buffer.h"
 #include "socket_jobs.h"
@@ -66,6 +66,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("bindUdp", BindUdp);
   add("tcpInfo", TcpInfo);
   add("pollErrors", PollErrors);
+  add("abortOnClose", AbortOnClose);
   add("netnsInfo", NetnsInfo);
   add("netnsLinks", NetnsLinks);
   add("setReturnPath", SetReturnPath);

@@ -1,6 +1,7 @@
 // Carries bytes between two TCP sockets: half-close stays half-close, a reset stays a reset, and what one side cannot
 // take the other stops sending. The one interface behind which native code will carry bytes later.
 import type { Socket } from 'node:net'
+import { abortSocket } from '../kernel/live-socket.ts'
 import { forgetReset, watchForReset } from './reset-watch.ts'
 
 export interface Carried {
@@ -20,7 +21,7 @@ export function carry(first: Socket, second: Socket): Promise<Carried> {
     const follow = (socket: Socket, by: 'resetByFirst' | 'resetBySecond', other: Socket): void => {
       const onReset = (): void => {
         if (because === 'finished') because = by
-        if (!other.destroyed) other.resetAndDestroy()
+        abortSocket(other)
       }
       const onClose = (): void => {
         forgetReset(socket)

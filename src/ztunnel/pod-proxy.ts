@@ -7,6 +7,7 @@ import type { ClientAddr, OriginalDst, SocketAddr } from '../core/address.ts'
 import { MeshError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
 import { port as ports } from '../kernel/generated/layout.ts'
+import { abortSocket } from '../kernel/live-socket.ts'
 import type { Netns } from '../kernel/netns.ts'
 import { deliveryPorts } from '../kernel/redirection.ts'
 import type { Redirection } from '../kernel/redirection.ts'
@@ -167,7 +168,7 @@ export class PodProxy {
       this.#logger.debug({ 'src.addr': formatAddr(client), 'dst.addr': formatAddr(destination), ...facts }, 'connection closed')
     } catch (error) {
       this.#failed++
-      socket.resetAndDestroy()
+      abortSocket(socket)
       this.#log('connection failed', direction, client, destination, error)
     } finally {
       this.#parts.limit.release()
@@ -178,7 +179,7 @@ export class PodProxy {
   #refuse(socket: Socket, direction: Direction, client: ClientAddr | undefined, destination: SocketAddr | undefined, error: MeshError): void {
     this.#refused++
     socket.on('error', () => {}) // it is being reset; what the peer does meanwhile is of no interest
-    socket.resetAndDestroy()
+    abortSocket(socket)
     this.#log('connection refused', direction, client, destination, error)
   }
 

@@ -1,7 +1,7 @@
 // Notices resets on carried sockets that are not being read at the time, because the other side is slow or because the
 // peer has finished sending. Sockets that are read tell by themselves and cost nothing here.
 import type { Socket } from 'node:net'
-import { socketsWithError } from '../kernel/socket-errors.ts'
+import { socketsWithError } from '../kernel/live-socket.ts'
 
 /** How late such a reset may be seen. */
 const intervalMs = 500

@@ -1,11 +1,13 @@
-#include "poll_errors.h"
+#include "live_socket.h"
 
 #include <poll.h>
+#include <sys/socket.h>
 
 #include <cstdint>
 #include <cstring>
 #include <vector>
 
+#include "arguments.h"
 #include "errors.h"
 
 namespace sidestep {
@@ -13,7 +15,7 @@ namespace sidestep {
 Napi::Value PollErrors(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
-    Napi::TypeError::New(env, "expected an Int32Array of descriptors").ThrowAsJavaScriptException();
+    ThrowExpected(env, "fds", "an Int32Array of descriptors");
     return env.Undefined();
   }
   Napi::Int32Array fds = info[0].As<Napi::Int32Array>();
@@ -21,7 +23,7 @@ Napi::Value PollErrors(const Napi::CallbackInfo& info) {
   // Asking for no event, only what is always told: errors and hang-ups. The error stays in the socket for who reads it.
   for (std::size_t i = 0; i < entries.size(); i++) entries[i] = pollfd{fds[i], 0, 0};
   if (poll(entries.data(), entries.size(), 0) < 0) {
-    MakeError(env, LastFailure("poll")).ThrowAsJavaScriptException();
+    Throw(env, LastFailure("poll"));
     return env.Undefined();
   }
   std::vector<std::int32_t> positions;
@@ -31,6 +33,15 @@ Napi::Value PollErrors(const Napi::CallbackInfo& info) {
   Napi::Int32Array found = Napi::Int32Array::New(env, positions.size());
   if (!positions.empty()) std::memcpy(found.Data(), positions.data(), positions.size() * sizeof(std::int32_t));
   return found;
+}
+
+Napi::Value AbortOnClose(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  std::uint32_t fd = 0;
+  if (!ReadUint32(info[0], "fd", &fd, INT32_MAX)) return env.Undefined();
+  const linger abort{.l_onoff = 1, .l_linger = 0};
+  if (setsockopt(static_cast<int>(fd), SOL_SOCKET, SO_LINGER, &abort, sizeof(abort)) != 0) Throw(env, LastFailure("setsockopt SO_LINGER"));
+  return env.Undefined();
 }
 
 }  // namespace sidestep

@@ -1,4 +1,4 @@
-// Asks many sockets at once whether an error waits in them. Node notices a reset only where it reads or writes.
+// What can be asked of and told to connected sockets that Node owns, by descriptor, where Node has no word for it.
 #pragma once
 
 #include <napi.h>
@@ -7,5 +7,7 @@ namespace sidestep {
 
 /** pollErrors(fds: Int32Array) -> Int32Array: positions in `fds` of those with a pending error. Never waits. */
 Napi::Value PollErrors(const Napi::CallbackInfo& info);
+/** abortOnClose(fd): closing the socket will reset the connection. */
+Napi::Value AbortOnClose(const Napi::CallbackInfo& info);
 
 }  // namespace sidestep
