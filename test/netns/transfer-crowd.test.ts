@@ -1,0 +1,56 @@
+// Crowds: thousands of connections held at once, and hundreds that behave at random. Afterwards the ztunnels hold nothing.
+import fc from 'fast-check'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { Netns } from '../../src/kernel/netns.ts'
+import { connectInNetns } from '../../src/kernel/sockets.ts'
+import { isHolding, startProbe } from '../helpers/apps.ts'
+import type { ManyResult } from '../helpers/app-results.ts'
+import { follow, plans } from '../helpers/chaos.ts'
+import { TransferWorld, sourceBytes } from '../helpers/transfer.ts'
+
+const crowd = 8_000
+/** The machine's cap on open files of one process; the ztunnel must stay within it, two for each connection. */
+const mostFiles = 20_000
+
+let transfer: TransferWorld
+let filesBefore: readonly number[]
+
+beforeAll(async () => {
+  transfer = await TransferWorld.start()
+})
+afterAll(() => transfer?.[Symbol.asyncDispose]())
+beforeEach(async () => {
+  filesBefore = await transfer.openFiles()
+})
+afterEach(() => transfer.released(filesBefore, 30_000))
+
+test('8,000 connections at once are echoed, held, and echoed again', async () => {
+  const before = await transfer.world.counts('server')
+  const args = [...transfer.address('server', 'echo'), crowd, '--echo', '--hold', 2, '--timeout', 60_000]
+  const holding = await startProbe('many', args, transfer.world.inside('client'))
+  expect(await holding.waitFor(isHolding, 60_000)).toMatchObject({ connected: crowd })
+  expect(await transfer.open()).toEqual([crowd, crowd])
+  for (const files of await transfer.openFiles()) {
+    expect(files).toBeGreaterThan(2 * crowd)
+    expect(files).toBeLessThan(mostFiles)
+  }
+  await holding.ended
+  expect(holding.lines.at(-1)).toMatchObject({ ok: true, connected: crowd, alive: crowd, echoed: 2 * crowd, failures: {} } satisfies Partial<ManyResult>)
+  expect((await transfer.world.counts('server')).inbound).toBe(before.inbound + crowd)
+})
+
+test('300 clients at once that behave at random get the right bytes and leave nothing behind', async () => {
+  const seed = Math.trunc(Math.random() * 2 ** 31)
+  const netns = await Netns.open(transfer.world.netns('client'))
+  try {
+    const run = async (plan: typeof plans extends fc.Arbitrary<infer T> ? T : never): Promise<string[]> => {
+      const [host, port] = transfer.address(plan.target, plan.manner)
+      const wrong = await follow(plan, await connectInNetns(netns, { host, port }), sourceBytes)
+      return wrong === undefined ? [] : [`seed ${seed}: ${JSON.stringify(plan)}: ${wrong}`]
+    }
+    const complaints = await Promise.all(fc.sample(plans, { numRuns: 300, seed }).map(run))
+    expect(complaints.flat()).toEqual([])
+  } finally {
+    netns.close()
+  }
+})
