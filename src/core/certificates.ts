@@ -22,8 +22,23 @@ export interface CertificateSource {
   get(identity: Identity, timeoutMs: number): Promise<CertifiedKey>
   /** The current certificate if there is one. */
   peek(identity: Identity): CertifiedKey | undefined
-  /** Called after each renewal or change of roots; returns how to stop. */
+  /** Called after each renewal, change of roots and change of what is revoked; returns how to stop. */
   onChange(listener: (identity: Identity) => void): () => void
   /** Why a verified peer chain (DER, leaf first) must be refused all the same: revoked, or undefined if it need not be. */
   revocation(chain: readonly Uint8Array[]): string | undefined
+}
+
+/** What the peer of a handshake must be, beyond having a certificate that our roots vouch for. */
+export type PeerExpectation =
+  /** The server we connect to: one of these identities. */
+  | { readonly role: 'server'; readonly identities: readonly Identity[] }
+  /** A client of ours: anybody of our trust domain or its aliases. */
+  | { readonly role: 'client' }
+
+/** `refused` is one of a closed set of reasons and a metric label (`expired`, `untrusted`, `revoked`); `detail` is for people. */
+export type PeerVerdict = { readonly ok: Identity } | { readonly refused: string; readonly detail: string }
+
+export interface PeerVerifier {
+  /** `chain`: DER, leaf first, as the peer sent it. Never throws for what a peer sent. */
+  verifyPeer(chain: readonly Uint8Array[], rootsPem: readonly string[], expected: PeerExpectation): PeerVerdict
 }
