@@ -53,8 +53,16 @@ export class ServiceIndex {
    * canonical, key; of ranges: caller's namespace, longest prefix, canonical, key.
    */
   byAddress(network: string, ip: string, callerNamespace: string): Service | undefined {
-    const exact = best(this.#byAddress.all(`${network}/${ip}`), callerNamespace)
-    if (exact) return exact
+    return this.byExactAddress(network, ip, callerNamespace) ?? this.byRange(network, ip, callerNamespace)
+  }
+
+  /** Only services that have this very address. */
+  byExactAddress(network: string, ip: string, callerNamespace: string): Service | undefined {
+    return best(this.#byAddress.all(`${network}/${ip}`), callerNamespace)
+  }
+
+  /** Only services whose range contains the address. */
+  byRange(network: string, ip: string, callerNamespace: string): Service | undefined {
     const map = this.#ranges.get(network)
     const packed = map && packIp(ip)
     if (!packed) return undefined

@@ -1,0 +1,204 @@
+// Where a captured outbound connection goes: a pure function in Istio's decision order (service or workload, waypoint, endpoint,
+// other network, direct). What is configured and cannot be found refuses; nothing falls back to plain text, and only a
+// destination that nobody in the mesh knows is passed through (whether that may leave is egress.ts's question).
+import { formatAddr, isIpv6Address, type OriginalDst, type SocketAddr } from '../core/address.ts'
+import type { ErrorCode } from '../core/errors.ts'
+import { workloadIdentity, type WorkloadStore } from '../model/workload-store.ts'
+import { serviceKey, type GatewayAddress, type Service, type Workload } from '../model/workload.ts'
+import type { EndpointHealth } from './endpoint-health.ts'
+import { admitsFamily, selectEndpoint, type NoneBecause, type PickedBecause } from './load-balance.ts'
+
+export interface DestinationRequest {
+  /** Who connects, named by its network namespace. */
+  readonly source: Workload
+  readonly original: OriginalDst
+  readonly store: WorkloadStore
+  /** 0 <= x < 1. */
+  readonly random: () => number
+  readonly health?: EndpointHealth | undefined
+  /** Connections open to a workload now. */
+  readonly load?: ((uid: string) => number) | undefined
+  /** Workloads tried for this connection already, when it is resolved again to try the next. */
+  readonly tried?: ReadonlySet<string> | undefined
+}
+
+/** An address to dial, or a name to resolve first (workloads that are known by name only). */
+export type Dial = { readonly kind: 'address'; readonly addr: SocketAddr } | { readonly kind: 'hostname'; readonly hostname: string; readonly port: number }
+
+/** One HBONE tunnel. */
+export interface Hop {
+  readonly workload: Workload
+  readonly connectTo: Dial
+  /** `:authority` of the CONNECT. */
+  readonly authority: string
+  /** SPIFFE URIs of which the peer must prove one. */
+  readonly identities: readonly string[]
+}
+
+export type RefusedBecause = 'selfCall' | NoneBecause | 'unknownWaypoint' | 'noHealthyWaypoint' | 'noNetworkGateway'
+
+export type Destination =
+  /** Plain TCP to where the application meant. */
+  | { readonly t: 'passthrough'; readonly to: SocketAddr; readonly because: 'unknownDestination' | 'passthroughService'; readonly service?: Service }
+  /** Plain TCP to a known workload outside the mesh. */
+  | { readonly t: 'plain'; readonly workload: Workload; readonly to: Dial; readonly choice: Choice; readonly service?: Service }
+  | { readonly t: 'hbone'; readonly hop: Hop; readonly choice: Choice; readonly service?: Service }
+  /** To the waypoint, which is told the original destination. */
+  | { readonly t: 'waypoint'; readonly hop: Hop; readonly of: 'service'; readonly service: Service }
+  | { readonly t: 'waypoint'; readonly hop: Hop; readonly of: 'workload'; readonly workload: Workload }
+  /** To another network: a tunnel to its gateway and inside it a tunnel of its own, with the same authority. */
+  | { readonly t: 'gateway'; readonly hop: Hop; readonly innerIdentities: readonly string[]; readonly remote: Workload; readonly service: Service }
+  | { readonly t: 'refuse'; readonly because: RefusedBecause; readonly code: ErrorCode; readonly service?: Service; readonly workload?: Workload }
+
+/** Why that endpoint. */
+export interface Choice {
+  readonly because: PickedBecause | 'addressed'
+  /** Ejections were ignored because too many endpoints are out. */
+  readonly isPanic: boolean
+}
+
+const hbonePort = 15008
+const ownPorts = new Set([15001, 15006, hbonePort])
+const addressed: Choice = { because: 'addressed', isPanic: false }
+
+export function resolveDestination(request: DestinationRequest): Destination {
+  const { source, original, store } = request
+  if (isLoopback(original.ip) && ownPorts.has(original.port)) return { t: 'refuse', because: 'selfCall', code: 'CONNECT_REFUSED' }
+  // A service that has this very address, then the workload at it, then a service of a range around it.
+  const exact = store.services.byExactAddress(source.network, original.ip, source.namespace)
+  const workload = store.workloadByIp(source.network, original.ip)
+  const service = exact ?? (workload ? undefined : store.services.byRange(source.network, original.ip, source.namespace))
+  if (service) return toService(request, service)
+  if (workload) return toWorkload(request, workload)
+  return { t: 'passthrough', to: original, because: 'unknownDestination' }
+}
+
+function toService(request: DestinationRequest, service: Service): Destination {
+  const { original, source, store } = request
+  const waypoint = sampleWaypoint(service, request.random)
+  // A waypoint that connects to what it stands before must not meet itself.
+  if (waypoint && !isBehind(waypoint, source, store)) return toServiceWaypoint(request, service, waypoint)
+  if (service.loadBalancing?.mode === 'passthrough') {
+    const workload = store.workloadByIp(source.network, original.ip)
+    return workload ? toWorkload(request, workload) : { t: 'passthrough', to: original, because: 'passthroughService', service }
+  }
+  const found = select(request, service, original.port)
+  if (found.t === 'none') return { t: 'refuse', because: found.because, code: 'NO_HEALTHY_UPSTREAM', service }
+  if (found.workload.network !== source.network) return acrossNetworks(request, service, found.workload)
+  return direct(found.workload, found.targetPort, original, { because: found.because, isPanic: found.isPanic }, service)
+}
+
+function toWorkload(request: DestinationRequest, workload: Workload): Destination {
+  const { original, source, store } = request
+  if (workload.waypoint && !isBehind(workload.waypoint, source, store)) {
+    const found = resolveGateway(request, workload.waypoint)
+    if (found.t === 'none') return { ...refusedWaypoint(found.because), workload }
+    if (found.workload.network !== source.network) return { t: 'refuse', because: 'noNetworkGateway', code: 'NO_HEALTHY_UPSTREAM', workload }
+    return { t: 'waypoint', of: 'workload', workload, hop: hopTo(found, formatAddr(original), [], original) }
+  }
+  return direct(workload, original.port, original, addressed)
+}
+
+function direct(workload: Workload, targetPort: number, original: SocketAddr, choice: Choice, service?: Service): Destination {
+  const common = { choice, ...(service && { service }) }
+  const target = dialOf(workload, targetPort, original, service)
+  if (workload.tunnelProtocol === 'none') return { t: 'plain', workload, to: target, ...common }
+  const connectTo = dialOf(workload, hbonePort, original, service)
+  const identities = distinct([...(service?.subjectAltNames ?? []), workloadIdentity(workload)])
+  return { t: 'hbone', hop: { workload, connectTo, authority: authorityOf(target), identities }, ...common }
+}
+
+function toServiceWaypoint(request: DestinationRequest, service: Service, waypoint: GatewayAddress): Destination {
+  const { original, source } = request
+  const found = resolveGateway(request, waypoint)
+  if (found.t === 'none') return { ...refusedWaypoint(found.because), service }
+  if (found.workload.network !== source.network) return acrossNetworks(request, service, found.workload)
+  return { t: 'waypoint', of: 'service', service, hop: hopTo(found, formatAddr(original), service.subjectAltNames, original) }
+}
+
+function refusedWaypoint(because: GatewayNone): { t: 'refuse'; because: RefusedBecause; code: ErrorCode } {
+  return { t: 'refuse', because: because === 'unknown' ? 'unknownWaypoint' : 'noHealthyWaypoint', code: 'NO_HEALTHY_UPSTREAM' }
+}
+
+/** Only services cross networks: their name means something there, an address does not. */
+function acrossNetworks(request: DestinationRequest, service: Service, remote: Workload): Destination {
+  const { original, source } = request
+  const found = remote.networkGateway && resolveGateway(request, remote.networkGateway)
+  if (!found || found.t === 'none' || found.workload.network !== source.network) {
+    return { t: 'refuse', because: 'noNetworkGateway', code: 'NO_HEALTHY_UPSTREAM', service, workload: remote }
+  }
+  const hop = hopTo(found, `${service.hostname}:${original.port}`, [], original)
+  return { t: 'gateway', hop, innerIdentities: service.subjectAltNames, remote, service }
+}
+
+type GatewayNone = 'unknown' | 'unhealthy'
+type Gateway =
+  | { readonly t: 'found'; readonly workload: Workload; readonly targetPort: number; readonly service?: Service }
+  | { readonly t: 'none'; readonly because: GatewayNone }
+
+function resolveGateway(request: DestinationRequest, { destination, hbonePort: port }: GatewayAddress): Gateway {
+  const { store, source } = request
+  const service = destination.kind === 'hostname'
+    ? store.service(serviceKey(destination.name))
+    : store.services.byExactAddress(destination.address.network, destination.address.ip, source.namespace)
+  if (service) {
+    const found = select(request, service, port)
+    return found.t === 'none' ? { t: 'none', because: 'unhealthy' } : { t: 'found', workload: found.workload, targetPort: found.targetPort, service }
+  }
+  if (destination.kind === 'hostname') return { t: 'none', because: 'unknown' }
+  const workload = store.workloadByIp(destination.address.network, destination.address.ip)
+  return workload ? { t: 'found', workload, targetPort: port } : { t: 'none', because: 'unknown' }
+}
+
+function hopTo(gateway: Gateway & { t: 'found' }, authority: string, names: readonly string[], original: SocketAddr): Hop {
+  const { workload, targetPort, service } = gateway
+  return {
+    workload, authority,
+    connectTo: dialOf(workload, targetPort, original, service),
+    identities: distinct([...names, ...(service?.subjectAltNames ?? []), workloadIdentity(workload)]),
+  }
+}
+
+/** Whether the caller is itself one of the workloads that the gateway address stands for. */
+function isBehind({ destination }: GatewayAddress, caller: Workload, store: WorkloadStore): boolean {
+  if (destination.kind === 'hostname') return caller.services.has(serviceKey(destination.name))
+  const { network, ip } = destination.address
+  if (network === caller.network && caller.ips.includes(ip) && !caller.isHostNetwork) return true
+  const service = store.services.byExactAddress(network, ip, caller.namespace)
+  return service !== undefined && caller.services.has(serviceKey(service))
+}
+
+function sampleWaypoint({ weightedWaypoints = [], waypoint }: Service, random: () => number): GatewayAddress | undefined {
+  const total = weightedWaypoints.reduce((sum, { weight }) => sum + weight, 0)
+  if (total <= 0) return waypoint
+  let point = random() * total
+  for (const { destination, weight } of weightedWaypoints) {
+    point -= weight
+    if (point < 0) return destination
+  }
+  return weightedWaypoints.findLast(({ weight }) => weight > 0)?.destination
+}
+
+function select({ source, store, random, health, load, tried }: DestinationRequest, service: Service, servicePort: number) {
+  const endpoints = store.endpoints(serviceKey(service))
+  return selectEndpoint({ service, servicePort, endpoints, caller: source, clientIp: source.ips[0] ?? source.uid, random, health, load, tried })
+}
+
+/** An address of the family that was asked for if there is one. */
+function dialOf(workload: Workload, port: number, original: SocketAddr, service?: Service): Dial {
+  const ips = service ? workload.ips.filter((ip) => admitsFamily(service, ip)) : workload.ips
+  // Addressed by address: that very one.
+  const ip = ips.find((own) => own === original.ip) ?? ips.find((own) => isIpv6Address(own) === isIpv6Address(original.ip)) ?? ips[0]
+  if (ip !== undefined) return { kind: 'address', addr: { ip, port } }
+  return { kind: 'hostname', hostname: workload.hostname ?? '', port }
+}
+
+function authorityOf(dial: Dial): string {
+  return dial.kind === 'address' ? formatAddr(dial.addr) : `${dial.hostname}:${dial.port}`
+}
+
+const distinct = (names: readonly string[]): string[] => [...new Set(names)]
+
+function isLoopback(ip: string): boolean {
+  return ip.startsWith('127.') || ip === '::1'
+}
