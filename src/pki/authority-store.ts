@@ -130,7 +130,7 @@ async function readState(directory: string, trustDomain: string, file = stateFil
     const message = `the CA directory ${directory} is partly there: it ${what} and has ${names}. Restore it, or move it away for a new CA`
     throw new MeshError('BAD_CONFIG', message, { cause })
   }
-  const isUsable = state.version === 1 && Array.isArray(state.revoked) && typeof state.crlNumber === 'number' &&
+  const isUsable = state?.version === 1 && Array.isArray(state.revoked) && typeof state.crlNumber === 'number' &&
     ['steady', 'announcing', 'retiring'].includes(state.rotation?.t) && typeof state.lastExpiryMs === 'object'
   if (!isUsable) throw new MeshError('BAD_CONFIG', `${join(directory, file)} is not of a kind this version reads`)
   if (state.trustDomain !== trustDomain) {

@@ -125,7 +125,7 @@ export class Authority {
   async #sign({ csrPem, ttlSeconds, caller, impersonated }: SignRequest): Promise<SignAnswer> {
     let csr: ReadCsr
     try {
-      csr = await readCsr(csrPem)
+      csr = readCsr(csrPem)
     } catch (error) {
       if (!(error instanceof MeshError)) throw error
       return refused('badRequest', error.message)

@@ -7,9 +7,12 @@ import { promisify } from 'node:util'
 import { MeshError } from '../core/errors.ts'
 import { formatIdentity, parseIdentity } from '../core/identity.ts'
 import type { Identity } from '../core/identity.ts'
-import { readDer, children, expectTag, tags } from './der.ts'
+import { children, expectTag, readBitString, readDer, readOid, readSmallInteger, tags } from './der.ts'
+import type { Der } from './der.ts'
+import { generalNames, nameKind, readExtensions } from './facts.ts'
 import { signingAlgorithm } from './issue.ts'
 import { decodePem, encodePem } from './pem.ts'
+import { verifySignature } from './signature.ts'
 
 const newKeyPair = promisify(generateKeyPair)
 
@@ -40,48 +43,51 @@ export interface ReadCsr {
 /** A request of a P-256 key has some 300 bytes, of RSA 4096 some 1,700. */
 const maxCsrBytes = 16 * 1024
 const labels = ['CERTIFICATE REQUEST', 'NEW CERTIFICATE REQUEST']
-const limits = { berOptions: { maxDepth: 16, maxNodes: 1_000, maxContentLength: maxCsrBytes } }
+const extensionRequest = '1.2.840.113549.1.9.14'
+const subjectAlternativeName = '2.5.29.17'
 
-/** Throws BAD_MESSAGE with the reason: broken, key too weak, not signed by its key, or not exactly one SPIFFE URI. */
-export async function readCsr(pem: string): Promise<ReadCsr> {
+/**
+ * Throws BAD_MESSAGE with the reason: broken, key too weak, not signed by its key, or not exactly one SPIFFE URI. Read by our own
+ * reader, because the library's verification let changed bytes outside of the signed part pass.
+ */
+export function readCsr(pem: string): ReadCsr {
   if (pem.length > maxCsrBytes) throw new MeshError('BAD_MESSAGE', 'the request is too large')
-  const blocks = decodePem(pem, labels)
-  const [der] = blocks
-  if (!der || blocks.length > 1) throw new MeshError('BAD_MESSAGE', 'one PEM certificate request is needed')
-  try {
-    const request = new x509.Pkcs10CertificateRequest(der, limits)
-    const publicKey = acceptedKey(requestKey(der))
-    const hash = request.signatureAlgorithm.hash?.name
-    if (!['SHA-256', 'SHA-384', 'SHA-512'].includes(hash)) throw new MeshError('BAD_MESSAGE', `requests signed with ${hash} are not accepted`)
-    if (!(await request.verify())) throw new MeshError('BAD_MESSAGE', 'the request is not signed by its own key')
-    return { identity: requestedIdentity(request), publicKey }
-  } catch (error) {
-    if (error instanceof MeshError) throw error
-    throw new MeshError('BAD_MESSAGE', 'not a certificate request', { cause: error })
+  const [der, second] = decodePem(pem, labels)
+  if (!der || second) throw new MeshError('BAD_MESSAGE', 'one PEM certificate request is needed')
+  const [info, algorithm, signature, more] = children(readDer(der, tags.sequence))
+  const [version, subject, key, attributes] = children(expectTag(info, tags.sequence))
+  if (more || readSmallInteger(version) !== 0 || !info) throw new MeshError('BAD_MESSAGE', 'not a PKCS #10 request')
+  expectTag(subject, tags.sequence)
+  const publicKey = acceptedKey(expectTag(key, tags.sequence).raw)
+  const oid = readOid(children(expectTag(algorithm, tags.sequence))[0])
+  if (!verifySignature(oid, publicKey, info.raw, readBitString(signature))) {
+    throw new MeshError('BAD_MESSAGE', 'the request is not signed by its own key with SHA-2')
   }
+  return { identity: requestedIdentity(attributes), publicKey }
 }
 
-/** The key as it is in the request's bytes, so that no second reader can differ from what is signed. */
-function requestKey(der: Buffer): KeyObject {
-  const info = expectTag(children(readDer(der, tags.sequence))[0], tags.sequence)
-  const key = expectTag(children(info)[2], tags.sequence)
-  return createPublicKey({ key: key.raw, format: 'der', type: 'spki' })
-}
-
-/** P-256, P-384 or RSA of at least 2048 bits. */
-function acceptedKey(key: KeyObject): KeyObject {
+/** P-256, P-384 or RSA of 2048 to 8192 bits. */
+function acceptedKey(spki: Buffer): KeyObject {
+  let key: KeyObject
+  try {
+    key = createPublicKey({ key: spki, format: 'der', type: 'spki' })
+  } catch (cause) {
+    throw new MeshError('BAD_MESSAGE', 'the request has no key that can be read', { cause })
+  }
   const { asymmetricKeyType: type, asymmetricKeyDetails: details } = key
   if (type === 'ec' && (details?.namedCurve === 'prime256v1' || details?.namedCurve === 'secp384r1')) return key
   if (type === 'rsa' && (details?.modulusLength ?? 0) >= 2048 && (details?.modulusLength ?? 0) <= 8192) return key
   throw new MeshError('BAD_MESSAGE', 'the key is not P-256, P-384 or RSA of 2048 to 8192 bits')
 }
 
-function requestedIdentity(request: x509.Pkcs10CertificateRequest): Identity {
-  const alternatives = request.extensions.filter((extension) => extension.type === '2.5.29.17')
-  const uris = alternatives.flatMap((extension) => new x509.SubjectAlternativeNameExtension(extension.rawData).names.items)
-    .filter((name) => name.type === 'url')
-  const [uri] = uris
-  const identity = uri && parseIdentity(uri.value)
+function requestedIdentity(attributes: Der | undefined): Identity {
+  const lists = children(expectTag(attributes, 0xa0))
+    .map((attribute) => children(expectTag(attribute, tags.sequence)))
+    .filter(([id]) => readOid(id) === extensionRequest)
+    .flatMap(([, values]) => children(expectTag(values, tags.set)))
+  const alternatives = lists.flatMap(readExtensions).filter(({ id }) => id === subjectAlternativeName)
+  const uris = alternatives.flatMap(({ value }) => generalNames(value)).filter(({ kind }) => kind === nameKind.uri)
+  const identity = parseIdentity(uris[0]?.text ?? '')
   if (alternatives.length !== 1 || uris.length !== 1 || !identity) {
     throw new MeshError('BAD_MESSAGE', 'the request must name exactly one URI of the form spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT')
   }

@@ -13,7 +13,7 @@ export interface Der {
 
 export const tags = {
   boolean: 0x01, integer: 0x02, bitString: 0x03, octetString: 0x04, oid: 0x06, enumerated: 0x0a,
-  utcTime: 0x17, generalizedTime: 0x18, sequence: 0x30,
+  utcTime: 0x17, generalizedTime: 0x18, sequence: 0x30, set: 0x31,
 } as const
 
 /** Certificates and CRLs nest few levels; a million elements in one list is a large CRL. */

@@ -155,7 +155,7 @@ const readers: Readonly<Record<string, (facts: Mutable<ExtensionFacts>, value: B
     facts.extendedKeyUsage = children(readDer(value, tags.sequence)).map(readOid)
   },
   '2.5.29.17': (facts, value) => {
-    facts.names = children(readDer(value, tags.sequence)).map(generalName)
+    facts.names = generalNames(value)
   },
   '2.5.29.30': (facts, value) => {
     const parts = children(readDer(value, tags.sequence))
@@ -171,6 +171,11 @@ const readers: Readonly<Record<string, (facts: Mutable<ExtensionFacts>, value: B
   '2.5.29.35': ignore,
   // Certificate policies: none is asked for, so any will do.
   '2.5.29.32': ignore,
+}
+
+/** The value of a subject alternative name. */
+export function generalNames(value: Buffer): GeneralName[] {
+  return children(readDer(value, tags.sequence)).map(generalName)
 }
 
 function generalName(element: Der | undefined): GeneralName {

@@ -2,6 +2,7 @@
 // signatures checked, so that no chain costs more than a few milliseconds. Says nothing about whose certificate it is.
 import type { CertificateFacts } from './facts.ts'
 import { nameKind, usage } from './facts.ts'
+import { isGoodSignatureAlgorithm } from './signature.ts'
 
 /** Why no path was found; the most telling of what was met on the way. */
 export type PathRefusal =
@@ -22,13 +23,6 @@ export type Path = { readonly path: readonly CertificateFacts[] } | { readonly r
 /** Leaf, four intermediates, root. */
 const maxDepth = 6
 const maxSignatures = 32
-
-/** ECDSA with SHA-2, RSA with SHA-2, Ed25519: what is not here (SHA-1, MD5) proves nothing any more. */
-const goodSignatures = new Set([
-  '1.2.840.10045.4.3.2', '1.2.840.10045.4.3.3', '1.2.840.10045.4.3.4',
-  '1.2.840.113549.1.1.11', '1.2.840.113549.1.1.12', '1.2.840.113549.1.1.13',
-  '1.3.101.112',
-])
 
 /** Leaf first, root last. `others` are candidates for intermediates in any order. */
 export function findPath(leaf: CertificateFacts, others: readonly CertificateFacts[], roots: readonly CertificateFacts[], nowMs: number): Path {
@@ -70,7 +64,7 @@ function checkOne(certificate: CertificateFacts, nowMs: number): PathRefusal | u
   if (nowMs < certificate.notBeforeMs) return 'notYetValid'
   if (nowMs >= certificate.notAfterMs) return 'expired'
   if (certificate.unknownCritical.length > 0) return 'unknownCritical'
-  if (!goodSignatures.has(certificate.signatureAlgorithm)) return 'weakSignature'
+  if (!isGoodSignatureAlgorithm(certificate.signatureAlgorithm)) return 'weakSignature'
   return hasGoodKey(certificate) ? undefined : 'weakKey'
 }
 
