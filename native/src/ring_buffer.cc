@@ -98,7 +98,12 @@ int RingBuffer::OnRecord(void* context, void* data, std::size_t size) {
 
 void RingBuffer::Deliver(Napi::Env env, Napi::Function callback, RingBuffer*, Records* records) {
   const std::unique_ptr<Records> owned(records);
-  if (env != nullptr) callback.Call({Napi::Buffer<std::uint8_t>::Copy(env, owned->data(), owned->size())});
+  if (env == nullptr) return;
+  callback.Call({Napi::Buffer<std::uint8_t>::Copy(env, owned->data(), owned->size())});
+  if (!env.IsExceptionPending()) return;
+  // Left pending it would become a deprecation warning; it is as uncaught as one in a timer.
+  const Napi::Error error = env.GetAndClearPendingException();
+  napi_fatal_exception(env, error.Value());
 }
 
 void RingBuffer::Main() {
