@@ -210,14 +210,14 @@ export class PodProxy {
 
   /**
    * Ends capture. Connections being carried go on; the promise resolves when the last has ended and the namespace is
-   * as it was before.
+   * as it was before, unless `isCapturedAgain` says by then that somebody else needs its routing.
    */
-  async stop(): Promise<void> {
+  async stop(isCapturedAgain: () => boolean): Promise<void> {
     this.#parts.redirection.unenrol(this.netns.cookie)
     this.#closeListeners()
     if (this.#open > 0) await new Promise<void>((resolve) => (this.#whenIdle = resolve))
     try {
-      await this.#parts.redirection.removeReturnPath(this.netns)
+      if (!isCapturedAgain()) await this.#parts.redirection.removeReturnPath(this.netns)
     } finally {
       this.netns.close()
     }

@@ -58,7 +58,7 @@ export class PodSet {
     this.#draining.add(proxy)
     this.#logger.info({ 'pod.name': proxy.pod.name, 'pod.namespace': proxy.pod.namespace }, 'pod released')
     proxy
-      .stop()
+      .stop(() => [...this.#proxies.values()].some((other) => other.netns.inode === proxy.netns.inode))
       .catch((error: unknown) => this.#logger.debug({ error: describeError(error) }, 'pod is gone already'))
       .finally(() => this.#draining.delete(proxy))
   }

@@ -93,6 +93,25 @@ test('connections being carried go on when their pod is released', async () => {
   await eventually('the last has ended', async () => (await world.ztunnel('node-a')).draining === 0)
 })
 
+test('a pod captured again while its old connections drain keeps its way home', async () => {
+  await using app = await startServer(['--echo', '7006'], world.inside('stranger'))
+  label('plain', 'enabled')
+  await eventually('the pod is captured', () => isKnown('stranger'))
+  const held = await startProbe('many', [world.ip('stranger'), 7006, 2, '--hold', 30, '--echo'], { ...world.inside('outside'), timeoutMs: 40_000 })
+  await eventually('two are carried', async () => (await world.counts('stranger')).open === 2)
+  label('plain', 'disabled')
+  await eventually('the pod drains', async () => (await world.ztunnel('node-a')).draining === 1)
+  label('plain', 'enabled')
+  await eventually('the pod is captured again', () => isKnown('stranger'))
+  await held.stop()
+  await eventually('the last of old has ended', async () => (await world.ztunnel('node-a')).draining === 0)
+  expect(await runProbe('connect', [world.ip('stranger'), 7006, '--send', 'x', '--timeout', '2000'], world.inside('outside'))).toMatchObject({ ok: true, reply: 'x' })
+  expect((await world.counts('stranger')).inbound).toBe(1)
+  label('plain', 'disabled')
+  await eventually('the pod is released', async () => !(await isKnown('stranger')))
+  await app.stop()
+})
+
 test('kill -9: closed refuses, open passes, both by the hooks alone; a restart takes over without duplicates', async () => {
   expect(await echo('client', 'server')).toMatchObject({ ok: true })
   const directory = `/sys/fs/bpf/sidestep/${world.mesh.name}-node-a`
