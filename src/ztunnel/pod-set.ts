@@ -20,6 +20,8 @@ export class PodSet {
   readonly #parts: PodProxyParts
   readonly #logger: Logger
   readonly #proxies = new Map<string, PodProxy>()
+  /** Inodes of namespaces whose capture is being set up. */
+  readonly #starting = new Set<bigint>()
   /** Un-enrolled, with connections still being carried. */
   readonly #draining = new Set<PodProxy>()
 
@@ -39,6 +41,7 @@ export class PodSet {
     }
     // Same pod, new namespace: its sandbox was made anew.
     if (known) this.delete(pod.uid)
+    this.#starting.add(netns.inode)
     try {
       const proxy = await PodProxy.start(pod, netns, this.#parts)
       this.#proxies.set(pod.uid, proxy)
@@ -47,7 +50,13 @@ export class PodSet {
     } catch (error) {
       netns.close()
       throw error
+    } finally {
+      this.#starting.delete(netns.inode)
     }
+  }
+
+  #isCaptured(inode: bigint): boolean {
+    return this.#starting.has(inode) || [...this.#proxies.values()].some(({ netns }) => netns.inode === inode)
   }
 
   /** Ends the pod's capture at once; connections being carried go on in the background. */
@@ -58,7 +67,7 @@ export class PodSet {
     this.#draining.add(proxy)
     this.#logger.info({ 'pod.name': proxy.pod.name, 'pod.namespace': proxy.pod.namespace }, 'pod released')
     proxy
-      .stop(() => [...this.#proxies.values()].some((other) => other.netns.inode === proxy.netns.inode))
+      .stop(() => this.#isCaptured(proxy.netns.inode))
       .catch((error: unknown) => this.#logger.debug({ error: describeError(error) }, 'pod is gone already'))
       .finally(() => this.#draining.delete(proxy))
   }
