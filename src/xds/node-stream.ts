@@ -1,0 +1,172 @@
+// One node's stream at the server: reads its requests, keeps a subscription per type, and sends each type's next push when
+// the last one is answered. Decides nothing about content; a node that breaks a rule is told which and let go.
+import type { ServerDuplexStream } from '@grpc/grpc-js'
+import { status as grpcStatus } from '@grpc/grpc-js'
+import type { DeltaDiscoveryRequest } from '../proto/discovery_pb.ts'
+import { encodeResponse } from './frames.ts'
+import { noType } from './node-records.ts'
+import type { NodeRecord, TypeStatus } from './node-records.ts'
+import { readRefusal } from './refusal.ts'
+import type { ResourceLog } from './resource-log.ts'
+import { resourceTypes, typeOfUrl, typeUrls } from './resource-types.ts'
+import type { ResourceType } from './resource-types.ts'
+import type { XdsLimits, XdsServerOptions } from './server-options.ts'
+import { Subscription } from './subscription.ts'
+
+export type XdsCall = ServerDuplexStream<DeltaDiscoveryRequest, Buffer>
+
+export interface StreamContext {
+  readonly logs: Readonly<Record<ResourceType, ResourceLog>>
+  readonly limits: XdsLimits
+  /** How long policies wait for the node to ask for addresses too. */
+  readonly orderMs: number
+  readonly onPush: XdsServerOptions['onPush']
+}
+
+interface Waiting {
+  readonly nonce: string
+  readonly sinceMs: number
+  readonly names: readonly string[]
+  readonly removed: readonly string[]
+  readonly timer: NodeJS.Timeout
+}
+
+interface Channel {
+  readonly subscription: Subscription
+  waiting: Waiting | undefined
+  isStarted: boolean
+}
+
+let nonces = 0
+
+export class NodeStream {
+  readonly #call: XdsCall
+  readonly #context: StreamContext
+  readonly record: NodeRecord
+  readonly #channels = new Map<ResourceType, Channel>()
+  readonly #timers = new Set<NodeJS.Timeout>()
+  #isOver = false
+
+  constructor(call: XdsCall, record: NodeRecord, context: StreamContext) {
+    this.#call = call
+    this.record = record
+    this.#context = context
+  }
+
+  /** Progress in a type's log; undefined if it is not subscribed to. */
+  position(type: ResourceType): number | undefined {
+    return this.#channels.get(type)?.subscription.position
+  }
+
+  typeStatus(type: ResourceType): TypeStatus {
+    const channel = this.#channels.get(type)
+    if (!channel) return { ...noType, ...this.record.progress[type] }
+    const { subscription, waiting } = channel
+    return {
+      subscribed: subscription.isWildcard ? 'all' : subscription.size,
+      behind: this.#context.logs[type].seq - subscription.position,
+      waitingSinceMs: waiting?.sinceMs,
+      ...this.record.progress[type],
+    }
+  }
+
+  handle(request: DeltaDiscoveryRequest): void {
+    if (this.#isOver) return
+    const type = typeOfUrl(request.typeUrl)
+    if (!type) return this.end(grpcStatus.INVALID_ARGUMENT, `resources of type ${JSON.stringify(request.typeUrl.slice(0, 200))} are not served here`)
+    const complaint = this.#complaint(request)
+    if (complaint !== undefined) return this.end(grpcStatus.RESOURCE_EXHAUSTED, complaint)
+    const interest = { subscribe: request.resourceNamesSubscribe, unsubscribe: request.resourceNamesUnsubscribe }
+    const channel = this.#channels.get(type)
+    if (!channel) {
+      const { initialResourceVersions: initialVersions } = request
+      this.#open(type, new Subscription(this.#context.logs[type], { ...interest, initialVersions }, this.#context.limits.pushBytes))
+      return
+    }
+    if (request.responseNonce !== '') this.#answered(type, channel, request)
+    channel.subscription.change(interest)
+    if (channel.subscription.size > this.#context.limits.names) {
+      return this.end(grpcStatus.RESOURCE_EXHAUSTED, `more than ${this.#context.limits.names} names asked for`)
+    }
+    this.pump(type)
+  }
+
+  /** Sends the type's next push if one is due and the last one is answered. */
+  pump(type: ResourceType): void {
+    const channel = this.#channels.get(type)
+    if (this.#isOver || !channel?.isStarted || channel.waiting) return
+    const { subscription } = channel
+    if (subscription.isLost) return this.end(grpcStatus.ABORTED, 'too far behind; reconnect with what you have')
+    const push = subscription.next()
+    if (!push) return
+    nonces += 1
+    const nonce = nonces.toString(36)
+    const { seq } = this.#context.logs[type]
+    const bytes = encodeResponse({ typeUrl: typeUrls[type], nonce, systemVersion: String(seq), removed: push.removed }, push.frames)
+    const timer = this.#after(this.#context.limits.answerMs, () => this.end(grpcStatus.DEADLINE_EXCEEDED, `a push of ${type} was not answered`))
+    channel.waiting = { nonce, sinceMs: Date.now(), names: push.names, removed: push.removed, timer }
+    this.record.progress[type].pushes += 1
+    this.#context.onPush?.({ type, resources: push.names.length, removed: push.removed.length, bytes: bytes.length })
+    this.#call.write(bytes)
+  }
+
+  /** Ends the stream with a status; what is in force at the node stays so. */
+  end(code: grpcStatus, details: string): void {
+    if (this.#isOver) return
+    this.over()
+    this.#call.emit('error', { code, details })
+  }
+
+  /** The stream is gone. */
+  over(): void {
+    this.#isOver = true
+    for (const timer of this.#timers) clearTimeout(timer)
+    this.#timers.clear()
+  }
+
+  // A node that knows policies but no addresses cannot apply them, so addresses come first whatever it asks for first.
+  #open(type: ResourceType, subscription: Subscription): void {
+    const channel: Channel = { subscription, waiting: undefined, isStarted: type === 'address' || this.#channels.has('address') }
+    this.#channels.set(type, channel)
+    if (channel.isStarted) {
+      for (const each of resourceTypes) this.#begin(each)
+    } else {
+      this.#after(this.#context.orderMs, () => this.#begin(type))
+    }
+  }
+
+  #begin(type: ResourceType): void {
+    const channel = this.#channels.get(type)
+    if (!channel) return
+    channel.isStarted = true
+    this.pump(type)
+  }
+
+  #answered(type: ResourceType, channel: Channel, request: DeltaDiscoveryRequest): void {
+    const { waiting } = channel
+    // An answer to something older says nothing about what is on its way.
+    if (waiting?.nonce !== request.responseNonce) return
+    clearTimeout(waiting.timer)
+    this.#timers.delete(waiting.timer)
+    channel.waiting = undefined
+    const refused = request.errorDetail ? readRefusal(request.errorDetail, waiting.names) : []
+    this.record.answered(type, waiting.names, waiting.removed, refused, Date.now())
+  }
+
+  #complaint({ resourceNamesSubscribe, resourceNamesUnsubscribe, initialResourceVersions }: DeltaDiscoveryRequest): string | undefined {
+    const { names, nameLength } = this.#context.limits
+    const all = [...resourceNamesSubscribe, ...resourceNamesUnsubscribe]
+    if (all.length > names || Object.keys(initialResourceVersions).length > names) return `more than ${names} names`
+    return all.some((name) => name.length > nameLength) ? `a name longer than ${nameLength}` : undefined
+  }
+
+  #after(ms: number, then: () => void): NodeJS.Timeout {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer)
+      then()
+    }, ms)
+    timer.unref()
+    this.#timers.add(timer)
+    return timer
+  }
+}
