@@ -8,7 +8,8 @@ const packed = (ip: string): PackedIp => {
   if (!found) throw new Error(`not an address: ${ip}`)
   return found
 }
-const near = fc.oneof(fc.ipV4(), fc.ipV6(), fc.tuple(fc.nat(3), fc.nat(255)).map(([a, b]) => `10.0.${a}.${b}`), fc.nat(9).map((n) => `fd00::${n}`))
+const near = fc.oneof(fc.ipV4(), fc.ipV6(), fc.tuple(fc.nat(3), fc.nat(255)).map(([a, b]) => `10.0.${a}.${b}`),
+  fc.nat(9).map((n) => `fd00::${n}`))
 
 const isIPv4 = (ip: string): boolean => ip.includes('.') && !ip.includes(':')
 const bits = (ip: string): string => [...(ipToBytes(ip) ?? [])].map((byte) => byte.toString(2).padStart(8, '0')).join('')

@@ -9,7 +9,9 @@ export const egressModeSchema = z.enum(['allow', 'audit', 'deny'])
 export type EgressMode = z.infer<typeof egressModeSchema>
 
 /** What a namespace says; undefined if nothing. `unreadable` has the text of a label that is none of the modes. */
-export type EgressSetting = { readonly t: 'mode'; readonly mode: EgressMode } | { readonly t: 'unreadable'; readonly text: string }
+export type EgressSetting =
+  | { readonly t: 'mode'; readonly mode: EgressMode }
+  | { readonly t: 'unreadable'; readonly text: string }
 
 export function egressSetting(namespaceLabels: Readonly<Record<string, string>>): EgressSetting | undefined {
   const text = namespaceLabels[egressLabel]

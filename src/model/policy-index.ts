@@ -2,6 +2,7 @@
 // values: a list is replaced, never changed, so whatever was compiled from one can be kept with it.
 import { isDeepStrictEqual } from 'node:util'
 import { policyKey, type Authorization } from './authorization.ts'
+import type { Workload } from './workload.ts'
 
 const none: readonly Authorization[] = Object.freeze([])
 
@@ -98,7 +99,7 @@ export class PolicyIndex {
 }
 
 /** Whether a change of the policy can change verdicts for a workload of that namespace which names these policies. */
-export function policyApplies(policy: Authorization, workload: { readonly namespace: string; readonly policies: readonly string[] }): boolean {
+export function policyApplies(policy: Authorization, workload: Pick<Workload, 'namespace' | 'policies'>): boolean {
   if (policy.scope === 'global') return true
   if (policy.scope === 'namespace' && policy.namespace === workload.namespace) return true
   return workload.policies.includes(policyKey(policy))

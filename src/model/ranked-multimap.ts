@@ -1,5 +1,6 @@
 // A map from a key to several values in a fixed order, for indexes in which two holders may claim one key (an address in
-// use twice, a hostname in two namespaces). The order depends on the values alone, never on who came first. Made for few holders per key: adding one sorts them.
+// use twice, a hostname in two namespaces). The order depends on the values alone, never on who came first. Made for few
+// holders per key: adding one sorts them.
 
 export class RankedMultimap<K, V> {
   // Most keys have one value: it is stored bare, without a list.

@@ -1,6 +1,6 @@
 // Services found by key, hostname and virtual address, as a given caller sees them: services local to another namespace are
 // not there for it. Among several that fit, the ranking is Istio's (the caller's own namespace first), then the key.
-import { addressBits, CidrMap, isPrefixLength, packIp } from './cidr-map.ts'
+import { addressBits, CidrMap, isPrefixLength, packIp, type PackedIp } from './cidr-map.ts'
 import { RankedMultimap } from './ranked-multimap.ts'
 import { serviceKey, type NetworkAddress, type Service } from './workload.ts'
 
@@ -69,7 +69,7 @@ export class ServiceIndex {
     return best(map.covering(packed).flatMap(({ value }) => value.services), callerNamespace)
   }
 
-  /** Exactly this hostname (a wildcard is a name of its own). Ranking: caller's namespace, `preferredNamespace`, canonical, key. */
+  /** Exactly this hostname; a wildcard is a name of its own. Ranking: caller's namespace, `preferredNamespace`, canonical. */
   byHostname(hostname: string, callerNamespace: string, preferredNamespace?: string): Service | undefined {
     return best(this.#byHostname.all(hostname), callerNamespace, preferredNamespace)
   }
@@ -133,10 +133,15 @@ function distinct(addresses: readonly NetworkAddress[]): NetworkAddress[] {
   const seen = new Map<string, NetworkAddress>()
   for (const address of addresses) {
     const range = rangeOf(address)
-    const bits = range && (range.ip.v4 >= 0 ? range.ip.v4.toString(2).padStart(32, '0') : hexBits(range.ip.v6)).slice(0, range.prefixLength)
-    seen.set(range ? `${address.network}/${addressBits(range.ip)}:${bits}` : `${address.network}/${address.ip}`, address)
+    seen.set(`${address.network}/${range ? rangeText(range.ip, range.prefixLength) : address.ip}`, address)
   }
   return [...seen.values()]
+}
+
+/** The same for every spelling of one range. */
+function rangeText(ip: PackedIp, prefixLength: number): string {
+  const bits = ip.v4 >= 0 ? ip.v4.toString(2).padStart(32, '0') : hexBits(ip.v6)
+  return `${bits.length}:${bits.slice(0, prefixLength)}`
 }
 
 const hexBits = (hex: string): string => [...hex].map((digit) => Number.parseInt(digit, 16).toString(2).padStart(4, '0')).join('')

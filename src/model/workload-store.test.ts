@@ -17,7 +17,8 @@ const service = (hostname: string, parts: Partial<Service> = {}): Service => ({
 const policy = (name: string, parts: Partial<Authorization> = {}): Authorization => ({
   name, namespace: 'shop', scope: 'namespace', action: 'deny', rules: [], isDryRun: false, ...parts,
 })
-const at = (ip: string, prefixLength?: number): NetworkAddress => ({ network: '', ip, ...(prefixLength !== undefined && { prefixLength }) })
+const at = (ip: string, prefixLength?: number): NetworkAddress => ({ network: '', ip,
+  ...(prefixLength !== undefined && { prefixLength }) })
 const unhealthyToo = { routingPreference: [], mode: 'unspecified', allowUnhealthy: true } as const
 const uids = (store: WorkloadStore, key: string): string[] => store.endpoints(key).map((e) => e.workload.uid).sort()
 
@@ -54,7 +55,8 @@ describe('endpoints', () => {
 describe('addresses', () => {
   test('of the host belong to no workload; one in use twice goes to the healthy pod', () => {
     const store = new WorkloadStore()
-    store.apply({ workloads: [workload('c//Pod/shop/host', { isHostNetwork: true }), workload('c/entry'), workload('c//Pod/shop/old', { isHealthy: false })] })
+    store.apply({ workloads: [workload('c//Pod/shop/host', { isHostNetwork: true }), workload('c/entry'),
+      workload('c//Pod/shop/old', { isHealthy: false })] })
     expect(store.workloadByIp('', '10.0.0.1')?.uid).toBe('c/entry')
     store.apply({ workloads: [workload('c//Pod/shop/new')] })
     expect(store.workloadByIp('', '10.0.0.1')?.uid).toBe('c//Pod/shop/new')
@@ -87,7 +89,8 @@ describe('addresses', () => {
     const store = new WorkloadStore()
     const of = (namespace: string, parts: Partial<Service> = {}): Service => service('db.example', { namespace, ...parts })
     store.apply({ services: [of('a'), of('b', { isCanonical: true }), of('c'), of('d', { isNamespaceLocal: true })] })
-    const found = (caller: string, preferred?: string): string | undefined => store.serviceByHostname('db.example', caller, preferred)?.namespace
+    const found = (caller: string, preferred?: string): string | undefined => store.serviceByHostname('db.example', caller,
+      preferred)?.namespace
     expect([found('a'), found('x'), found('x', 'c'), found('x', 'd'), found('d')]).toEqual(['a', 'b', 'c', 'b', 'd'])
   })
 })
@@ -125,15 +128,19 @@ const anyWorkload: fc.Arbitrary<Workload> = fc.record({
   uid: fc.constantFrom('u1', 'u2', 'c//Pod/u3', 'c//Pod/u4'), ips: fc.subarray(ips), network: fc.constantFrom(...networks), namespace: fc.constantFrom(...namespaces),
   name: fc.constantFrom('p', 'q'), isHealthy: fc.boolean(), isHostNetwork: fc.boolean(), services: fc.subarray(keys).map((list) => new Map(list.map((k) => [k, []]))),
 }).map(({ uid, ...rest }) => workload(uid, rest))
-const anyAddress = fc.record({ network: fc.constantFrom(...networks), ip: fc.constantFrom(...ips), prefixLength: fc.constantFrom(0, 8, 24, 31, 32, 33, 128, 129) })
+const anyAddress = fc.record({ network: fc.constantFrom(...networks), ip: fc.constantFrom(...ips),
+  prefixLength: fc.constantFrom(0, 8, 24, 31, 32, 33, 128, 129) })
 const anyService: fc.Arbitrary<Service> = fc.record({
-  hostname: fc.constantFrom(...hostnames), namespace: fc.constantFrom(...namespaces), addresses: fc.array(anyAddress, { maxLength: 3 }),
+  hostname: fc.constantFrom(...hostnames), namespace: fc.constantFrom(...namespaces), addresses: fc.array(anyAddress,
+    { maxLength: 3 }),
   isCanonical: fc.boolean(), isNamespaceLocal: fc.boolean(), allow: fc.boolean(),
 }).map(({ hostname, allow, ...rest }) => service(hostname, { ...rest, ...(allow && { loadBalancing: unhealthyToo }) }))
-const anyPolicy = fc.record({ namespace: fc.constantFrom(...namespaces), scope: fc.constantFrom('global', 'namespace', 'workloadSelector') })
+const anyPolicy = fc.record({ namespace: fc.constantFrom(...namespaces),
+  scope: fc.constantFrom('global', 'namespace', 'workloadSelector') })
 const anyDelta: fc.Arbitrary<StateDelta> = fc.record({
   workloads: fc.array(anyWorkload, { maxLength: 2 }), services: fc.array(anyService, { maxLength: 2 }),
-  policies: fc.array(fc.tuple(fc.constantFrom('p', 'q'), anyPolicy).map(([name, parts]) => policy(name, parts)), { maxLength: 2 }),
+  policies: fc.array(fc.tuple(fc.constantFrom('p', 'q'), anyPolicy).map(([name, parts]) => policy(name, parts)),
+    { maxLength: 2 }),
   removedAddresses: fc.array(fc.constantFrom('u1', 'u2', 'c//Pod/u3', 'c//Pod/u4', ...keys), { maxLength: 2 }),
   removedPolicies: fc.array(fc.constantFrom('a/p', 'a/q', 'b/p', 'b/q'), { maxLength: 2 }),
 }, { requiredKeys: [] })
@@ -162,7 +169,8 @@ describe('the same facts', () => {
   test('give the same answers, however they came', () => {
     fc.assert(fc.property(fc.array(anyDelta, { maxLength: 12 }), fc.nat(), (deltas, turn) => {
       const store = new WorkloadStore()
-      const seen = { workloads: new Map<string, Workload>(), services: new Map<string, Service>(), policies: new Map<string, Authorization>() }
+      const seen = { workloads: new Map<string, Workload>(), services: new Map<string, Service>(), policies: new Map<string,
+        Authorization>() }
       store.onChange((changes) => {
         for (const c of changes) {
           if (c.t === 'workloadAdded') seen.workloads.set(c.workload.uid, c.workload)
@@ -177,7 +185,8 @@ describe('the same facts', () => {
         answers(store)
       }
       const { workloads, services, policies } = store.snapshot()
-      const turned = <T>(list: readonly T[]): T[] => list.map((_, i) => list[(i + turn) % list.length]).filter((x) => x !== undefined)
+      const turned = <T>(list: readonly T[]): T[] => list.map((_,
+        i) => list[(i + turn) % list.length]).filter((x) => x !== undefined)
       const fresh = new WorkloadStore()
       fresh.apply({ workloads: turned(workloads) })
       fresh.apply({ services: turned(services), policies: turned(policies) })

@@ -148,7 +148,8 @@ export class WorkloadStore {
     const service = this.services.get(key)
     const set = this.#endpoints.get(key)
     if (!service || !set) return noEndpoints
-    set.usable ??= [...set.byUid.values()].filter((endpoint) => service.loadBalancing?.allowUnhealthy === true || endpoint.workload.isHealthy)
+    const isAnyAdmitted = service.loadBalancing?.allowUnhealthy === true
+    set.usable ??= [...set.byUid.values()].filter(({ workload }) => isAnyAdmitted || workload.isHealthy)
     return set.usable
   }
 

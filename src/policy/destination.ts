@@ -23,11 +23,15 @@ export interface DestinationRequest {
 }
 
 /** An address to dial, or a name to resolve first (workloads that are known by name only). */
-export type Dial = { readonly kind: 'address'; readonly addr: SocketAddr } | { readonly kind: 'hostname'; readonly hostname: string; readonly port: number }
+export type Dial =
+  | { readonly kind: 'address'; readonly addr: SocketAddr }
+  | { readonly kind: 'hostname'; readonly hostname: string; readonly port: number }
 
 /** One HBONE tunnel. */
 export interface Hop {
   readonly workload: Workload
+  /** Under which EndpointHealth keeps what this hop teaches, together with the workload's uid. */
+  readonly healthPort: number
   readonly connectTo: Dial
   /** `:authority` of the CONNECT. */
   readonly authority: string
@@ -35,11 +39,12 @@ export interface Hop {
   readonly identities: readonly string[]
 }
 
+export type PassthroughBecause = 'unknownDestination' | 'passthroughService'
 export type RefusedBecause = 'selfCall' | NoneBecause | 'unknownWaypoint' | 'noHealthyWaypoint' | 'noNetworkGateway'
 
 export type Destination =
   /** Plain TCP to where the application meant. */
-  | { readonly t: 'passthrough'; readonly to: SocketAddr; readonly because: 'unknownDestination' | 'passthroughService'; readonly service?: Service }
+  | { readonly t: 'passthrough'; readonly to: SocketAddr; readonly because: PassthroughBecause; readonly service?: Service }
   /** Plain TCP to a known workload outside the mesh. */
   | { readonly t: 'plain'; readonly workload: Workload; readonly to: Dial; readonly choice: Choice; readonly service?: Service }
   | { readonly t: 'hbone'; readonly hop: Hop; readonly choice: Choice; readonly service?: Service }
@@ -47,8 +52,20 @@ export type Destination =
   | { readonly t: 'waypoint'; readonly hop: Hop; readonly of: 'service'; readonly service: Service }
   | { readonly t: 'waypoint'; readonly hop: Hop; readonly of: 'workload'; readonly workload: Workload }
   /** To another network: a tunnel to its gateway and inside it a tunnel of its own, with the same authority. */
-  | { readonly t: 'gateway'; readonly hop: Hop; readonly innerIdentities: readonly string[]; readonly remote: Workload; readonly service: Service }
-  | { readonly t: 'refuse'; readonly because: RefusedBecause; readonly code: ErrorCode; readonly service?: Service; readonly workload?: Workload }
+  | {
+    readonly t: 'gateway'
+    readonly hop: Hop
+    readonly innerIdentities: readonly string[]
+    readonly remote: Workload
+    readonly service: Service
+  }
+  | {
+    readonly t: 'refuse'
+    readonly because: RefusedBecause
+    readonly code: ErrorCode
+    readonly service?: Service
+    readonly workload?: Workload
+  }
 
 /** Why that endpoint. */
 export interface Choice {
@@ -93,7 +110,9 @@ function toWorkload(request: DestinationRequest, workload: Workload): Destinatio
   if (workload.waypoint && !isBehind(workload.waypoint, source, store)) {
     const found = resolveGateway(request, workload.waypoint)
     if (found.t === 'none') return { ...refusedWaypoint(found.because), workload }
-    if (found.workload.network !== source.network) return { t: 'refuse', because: 'noNetworkGateway', code: 'NO_HEALTHY_UPSTREAM', workload }
+    if (found.workload.network !== source.network) {
+      return { t: 'refuse', because: 'noNetworkGateway', code: 'NO_HEALTHY_UPSTREAM', workload }
+    }
     return { t: 'waypoint', of: 'workload', workload, hop: hopTo(found, formatAddr(original), [], original) }
   }
   return direct(workload, original.port, original, addressed)
@@ -105,7 +124,8 @@ function direct(workload: Workload, targetPort: number, original: SocketAddr, ch
   if (workload.tunnelProtocol === 'none') return { t: 'plain', workload, to: target, ...common }
   const connectTo = dialOf(workload, hbonePort, original, service)
   const identities = distinct([...(service?.subjectAltNames ?? []), workloadIdentity(workload)])
-  return { t: 'hbone', hop: { workload, connectTo, authority: authorityOf(target), identities }, ...common }
+  return { t: 'hbone', hop: { workload, healthPort: targetPort, connectTo, authority: authorityOf(target), identities },
+    ...common }
 }
 
 function toServiceWaypoint(request: DestinationRequest, service: Service, waypoint: GatewayAddress): Destination {
@@ -143,7 +163,8 @@ function resolveGateway(request: DestinationRequest, { destination, hbonePort: p
     : store.services.byExactAddress(destination.address.network, destination.address.ip, source.namespace)
   if (service) {
     const found = select(request, service, port)
-    return found.t === 'none' ? { t: 'none', because: 'unhealthy' } : { t: 'found', workload: found.workload, targetPort: found.targetPort, service }
+    if (found.t === 'none') return { t: 'none', because: 'unhealthy' }
+    return { t: 'found', workload: found.workload, targetPort: found.targetPort, service }
   }
   if (destination.kind === 'hostname') return { t: 'none', because: 'unknown' }
   const workload = store.workloadByIp(destination.address.network, destination.address.ip)
@@ -153,7 +174,7 @@ function resolveGateway(request: DestinationRequest, { destination, hbonePort: p
 function hopTo(gateway: Gateway & { t: 'found' }, authority: string, names: readonly string[], original: SocketAddr): Hop {
   const { workload, targetPort, service } = gateway
   return {
-    workload, authority,
+    workload, authority, healthPort: targetPort,
     connectTo: dialOf(workload, targetPort, original, service),
     identities: distinct([...names, ...(service?.subjectAltNames ?? []), workloadIdentity(workload)]),
   }
@@ -181,14 +202,16 @@ function sampleWaypoint({ weightedWaypoints = [], waypoint }: Service, random: (
 
 function select({ source, store, random, health, load, tried }: DestinationRequest, service: Service, servicePort: number) {
   const endpoints = store.endpoints(serviceKey(service))
-  return selectEndpoint({ service, servicePort, endpoints, caller: source, clientIp: source.ips[0] ?? source.uid, random, health, load, tried })
+  const clientIp = source.ips[0] ?? source.uid
+  return selectEndpoint({ service, servicePort, endpoints, caller: source, clientIp, random, health, load, tried })
 }
 
 /** An address of the family that was asked for if there is one. */
 function dialOf(workload: Workload, port: number, original: SocketAddr, service?: Service): Dial {
   const ips = service ? workload.ips.filter((ip) => admitsFamily(service, ip)) : workload.ips
   // Addressed by address: that very one.
-  const ip = ips.find((own) => own === original.ip) ?? ips.find((own) => isIpv6Address(own) === isIpv6Address(original.ip)) ?? ips[0]
+  const isV6 = isIpv6Address(original.ip)
+  const ip = ips.find((own) => own === original.ip) ?? ips.find((own) => isIpv6Address(own) === isV6) ?? ips[0]
   if (ip !== undefined) return { kind: 'address', addr: { ip, port } }
   return { kind: 'hostname', hostname: workload.hostname ?? '', port }
 }

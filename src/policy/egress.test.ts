@@ -20,18 +20,21 @@ describe('a destination outside the mesh', () => {
     ['allow', 'Deny', { allowed: false, because: 'egressUnreadable', decidedBy: 'namespace' }],
     ['allow', '', { allowed: false, because: 'egressUnreadable', decidedBy: 'namespace' }],
   ] as const)('mesh %s, namespace %s', (mesh, label, expected) => {
-    expect(egressVerdict(defaults(mesh, label === undefined ? {} : { [egressLabel]: label }), 'shop', outside('1.1.1.1'))).toEqual(expected)
+    expect(egressVerdict(defaults(mesh, label === undefined ? {} : { [egressLabel]: label }), 'shop',
+      outside('1.1.1.1'))).toEqual(expected)
   })
 
   test('other namespaces keep the default of the mesh', () => {
-    expect(egressVerdict(defaults('allow', { [egressLabel]: 'deny' }), 'other', outside('1.1.1.1'))).toMatchObject({ allowed: true })
+    expect(egressVerdict(defaults('allow', { [egressLabel]: 'deny' }), 'other',
+      outside('1.1.1.1'))).toMatchObject({ allowed: true })
   })
 
   test('what the mesh knows, and loopback, is no egress', () => {
     const deny = defaults('deny')
     expect(egressVerdict(deny, 'shop', outside('127.0.0.1'))).toBeUndefined()
     expect(egressVerdict(deny, 'shop', outside('::1'))).toBeUndefined()
-    expect(egressVerdict(deny, 'shop', { t: 'passthrough', to: { ip: '1.1.1.1', port: 443 }, because: 'passthroughService', service: testService('x') })).toBeUndefined()
+    expect(egressVerdict(deny, 'shop', { t: 'passthrough', to: { ip: '1.1.1.1', port: 443 }, because: 'passthroughService',
+      service: testService('x') })).toBeUndefined()
     expect(egressVerdict(deny, 'shop', { t: 'refuse', because: 'selfCall', code: 'CONNECT_REFUSED' })).toBeUndefined()
   })
 })

@@ -6,9 +6,17 @@ import type { Destination } from './destination.ts'
 /** Closed set: log field and metric label. */
 export type EgressReason = 'egressAllowed' | 'egressAudited' | 'egressDenied' | 'egressUnreadable'
 
+/** Whose default it was. */
+type DecidedBy = 'namespace' | 'mesh'
+
 export type EgressVerdict =
-  | { readonly allowed: true; readonly because: 'egressAllowed' | 'egressAudited'; readonly isAudited: boolean; readonly decidedBy: 'namespace' | 'mesh' }
-  | { readonly allowed: false; readonly because: 'egressDenied' | 'egressUnreadable'; readonly decidedBy: 'namespace' | 'mesh' }
+  | {
+    readonly allowed: true
+    readonly because: 'egressAllowed' | 'egressAudited'
+    readonly isAudited: boolean
+    readonly decidedBy: DecidedBy
+  }
+  | { readonly allowed: false; readonly because: 'egressDenied' | 'egressUnreadable'; readonly decidedBy: DecidedBy }
 
 /** Defaults of the mesh and of the namespaces that have one. */
 export interface EgressDefaults {

@@ -1,6 +1,7 @@
 // What this node learned about endpoints by connecting to them: an endpoint that fails several times running is left out
 // for a while, longer each time, and one that is new or back takes its share gradually. Only remembers; load-balance.ts
 // decides, and ignores all of this when too many are out. The clock is handed in.
+import type { WorkloadStore } from '../model/workload-store.ts'
 
 export interface EndpointHealthOptions {
   /** Milliseconds, only ever growing. */
@@ -103,16 +104,18 @@ export class EndpointHealth {
   /** Share of its weight that the endpoint gets now: 0.1 to 1. */
   share(uid: string, port: number): number {
     if (this.#slowStartMs === 0) return 1
-    const started = Math.max(this.#startedMs.get(uid) ?? Number.NEGATIVE_INFINITY, this.#health.get(uid)?.get(port)?.ejectedUntilMs ?? Number.NEGATIVE_INFINITY)
-    const grown = (this.#now() - started) / this.#slowStartMs
+    const appearedMs = this.#startedMs.get(uid) ?? Number.NEGATIVE_INFINITY
+    const returnedMs = this.#health.get(uid)?.get(port)?.ejectedUntilMs ?? Number.NEGATIVE_INFINITY
+    const grown = (this.#now() - Math.max(appearedMs, returnedMs)) / this.#slowStartMs
     return grown >= 1 ? 1 : Math.max(smallestShare, grown)
   }
 
   /** Endpoints that are out now, for status and metrics. */
   ejected(): { readonly uid: string; readonly port: number; readonly untilMs: number }[] {
     const now = this.#now()
-    return [...this.#health].flatMap(([uid, ports]) =>
-      [...ports].filter(([, health]) => now < health.ejectedUntilMs).map(([port, health]) => ({ uid, port, untilMs: health.ejectedUntilMs })))
+    return [...this.#health]
+      .flatMap(([uid, ports]) => [...ports].map(([port, health]) => ({ uid, port, untilMs: health.ejectedUntilMs })))
+      .filter(({ untilMs }) => now < untilMs)
   }
 
   #dropStarted(): void {
@@ -123,4 +126,15 @@ export class EndpointHealth {
       this.#startedMs.delete(uid)
     }
   }
+}
+
+/** Keeps to what the mesh says: to be called once the first state is there. Returns how to stop. */
+export function followStore(health: EndpointHealth, store: WorkloadStore): () => void {
+  return store.onChange((changes) => {
+    for (const change of changes) {
+      if (change.t === 'workloadAdded') health.recordNew(change.workload.uid)
+      else if (change.t === 'workloadRemoved') health.forget(change.workload.uid)
+      else if (change.t === 'workloadChanged' && change.isAddressChanged) health.forget(change.after.uid)
+    }
+  })
 }

@@ -23,7 +23,8 @@ function tally(r: SelectionRequest, count: number): Map<string, number> {
 
 describe('weights', () => {
   test('are met, with and without load counters', () => {
-    fc.assert(fc.property(fc.array(fc.nat(5), { minLength: 2, maxLength: 6 }), fc.integer(), fc.boolean(), (weights, seed, hasLoad) => {
+    fc.assert(fc.property(fc.array(fc.nat(5), { minLength: 2, maxLength: 6 }), fc.integer(), fc.boolean(),
+      (weights, seed, hasLoad) => {
       const total = weights.reduce((sum, w) => sum + w, 0)
       const r = request(testService('web'), weights.map((capacity, i) => testWorkload(`w${i}`, { capacity })), {
         random: seeded(seed), ...(hasLoad && { load: () => 0 }),
@@ -36,7 +37,8 @@ describe('weights', () => {
 
   test('load counters keep the load relative to capacity even', () => {
     const load = new Map<string, number>()
-    const r = request(testService('web'), [1, 1, 2].map((capacity, i) => testWorkload(`w${i}`, { capacity })), { load: (uid) => load.get(uid) ?? 0 })
+    const r = request(testService('web'), [1, 1, 2].map((capacity, i) => testWorkload(`w${i}`, { capacity })),
+      { load: (uid) => load.get(uid) ?? 0 })
     for (let i = 0; i < 400; i++) {
       const uid = uidOf(selectEndpoint(r))
       load.set(uid, (load.get(uid) ?? 0) + 1)
@@ -50,9 +52,11 @@ describe('preferences', () => {
   const sameZone = testWorkload('sameZone', { node: 'b' })
   const sameRegion = testWorkload('sameRegion', { node: 'c', locality: { region: 'r', zone: 'y', subzone: '' } })
   const far = testWorkload('far', { node: 'd', locality: { region: 'q', zone: 'z', subzone: '' } })
-  const abroad = testWorkload('abroad', { network: 'n2', node: 'e', networkGateway: { destination: { kind: 'address', address: { network: 'n2', ip: '1.1.1.1' } }, hbonePort: 15008 } })
+  const abroad = testWorkload('abroad', { network: 'n2', node: 'e',
+    networkGateway: { destination: { kind: 'address', address: { network: 'n2', ip: '1.1.1.1' } }, hbonePort: 15008 } })
   const every = [here, sameZone, sameRegion, far]
-  const chosen = (service: Service, workloads: readonly Workload[]): string[] => [...tally(request(service, workloads), 200).keys()].sort()
+  const chosen = (service: Service, workloads: readonly Workload[]): string[] => [...tally(request(service, workloads),
+    200).keys()].sort()
 
   test('FAILOVER keeps to the best rank', () => {
     const service = balanced('failover', 'region', 'zone', 'node')
@@ -77,19 +81,23 @@ describe('preferences', () => {
 
   test('STRICT and FAILOVER hold whatever happens', () => {
     const scopes: Scope[] = ['region', 'zone', 'subzone', 'node', 'cluster', 'network']
-    const place = fc.record({ node: fc.constantFrom('a', 'b'), clusterId: fc.constantFrom('c', 'd'), locality: fc.record({ region: fc.constantFrom('r', 's'), zone: fc.constantFrom('z', 'y'), subzone: fc.constantFrom('', 'k') }), network: fc.constantFrom('', 'n2') })
+    const place = fc.record({ node: fc.constantFrom('a', 'b'), clusterId: fc.constantFrom('c', 'd'),
+      locality: fc.record({ region: fc.constantFrom('r', 's'), zone: fc.constantFrom('z', 'y'),
+      subzone: fc.constantFrom('', 'k') }), network: fc.constantFrom('', 'n2') })
     const holds = (scope: Scope, w: Workload): boolean => {
       if (scope === 'node') return w.node === caller.node
       if (scope === 'cluster') return w.clusterId === caller.clusterId
       return scope === 'network' ? w.network === caller.network : w.locality[scope] === caller.locality[scope]
     }
-    fc.assert(fc.property(fc.array(place, { maxLength: 8 }), fc.shuffledSubarray(scopes), fc.constantFrom('strict', 'failover'), fc.array(fc.nat(7)), fc.integer(), fc.array(fc.nat(7)), (places, preferences, mode, failing, seed, tried) => {
+    fc.assert(fc.property(fc.array(place, { maxLength: 8 }), fc.shuffledSubarray(scopes), fc.constantFrom('strict', 'failover'),
+      fc.array(fc.nat(7)), fc.integer(), fc.array(fc.nat(7)), (places, preferences, mode, failing, seed, tried) => {
       const health = new EndpointHealth({ now: () => 0, failuresToEject: 1, slowStartMs: 0 })
       for (const i of failing) health.recordFailure(`w${i}`, 8080)
       const { networkGateway } = abroad
       const workloads = places.map((p, i) => testWorkload(`w${i}`, { ...p, ...(networkGateway && { networkGateway }) }))
       const triedUids = new Set(tried.map((i) => `w${i}`))
-      const selection = selectEndpoint(request(balanced(mode, ...preferences), workloads, { health, random: seeded(seed), tried: triedUids }))
+      const selection = selectEndpoint(request(balanced(mode, ...preferences), workloads,
+        { health, random: seeded(seed), tried: triedUids }))
       if (selection.t === 'none') {
         if (selection.because === 'noneInScope') expect(workloads.some((w) => preferences.every((s) => holds(s, w)))).toBe(false)
         return
@@ -110,7 +118,8 @@ describe('session affinity', () => {
   const service = testService('web', { sessionAffinity: 'clientIp' })
   const workloads = Array.from({ length: 10 }, (_, i) => testWorkload(`w${i}`))
   const clients = Array.from({ length: 2000 }, (_, i) => `10.${i >> 8}.${i & 255}.1`)
-  const assign = (of: readonly Workload[]): string[] => clients.map((clientIp) => uidOf(selectEndpoint(request(service, of, { clientIp, random: Math.random }))))
+  const assign = (of: readonly Workload[]): string[] => clients.map((clientIp) => uidOf(selectEndpoint(request(service, of,
+    { clientIp, random: Math.random }))))
 
   test('a client stays, spreads evenly, and moves only when its endpoint goes', () => {
     const before = assign(workloads)
@@ -123,7 +132,8 @@ describe('session affinity', () => {
 
 describe('ports and addresses', () => {
   test('the endpoint says its port first, then the service, then an application tunnel', () => {
-    const service = testService('web', { ports: [{ servicePort: 80, targetPort: 8080, appProtocol: 'tcp' }, { servicePort: 81, targetPort: 0, appProtocol: 'tcp' }] })
+    const service = testService('web', { ports: [{ servicePort: 80, targetPort: 8080, appProtocol: 'tcp' },
+      { servicePort: 81, targetPort: 0, appProtocol: 'tcp' }] })
     const plain = { workload: testWorkload('w'), ports: [] }
     const own = { workload: testWorkload('w'), ports: [{ servicePort: 80, targetPort: 9090, appProtocol: 'tcp' as const }] }
     const tunnel = { workload: testWorkload('w', { applicationTunnel: { protocol: 'proxy' } }), ports: [] }
@@ -133,7 +143,8 @@ describe('ports and addresses', () => {
   })
 
   test('an endpoint that cannot be reached is none', () => {
-    const none = (w: Partial<Workload>, s: Partial<Service> = {}): string => uidOf(selectEndpoint(request(testService('web', s), [testWorkload('w', w)])))
+    const none = (w: Partial<Workload>, s: Partial<Service> = {}): string => uidOf(selectEndpoint(request(testService('web', s),
+      [testWorkload('w', w)])))
     expect(none({ ips: [] })).toBe('noEndpointWithPort')
     expect(none({ ips: [], hostname: 'db.example' })).toBe('w')
     expect(none({ network: 'n2' })).toBe('noEndpointWithPort')
@@ -147,8 +158,10 @@ describe('passive health', () => {
     let nowMs = 0
     const health = new EndpointHealth({ now: () => nowMs, baseEjectionMs: 1000, maxEjectionMs: 4000, slowStartMs: 0 })
     const workloads = Array.from({ length: count }, (_, i) => testWorkload(`w${i}`))
-    const fail = (uid: string, times = 3): boolean => Array.from({ length: times }, () => health.recordFailure(uid, 8080)).some(Boolean)
-    return { health, workloads, fail, wait: (ms: number) => void (nowMs += ms), r: request(testService('web'), workloads, { health }) }
+    const fail = (uid: string, times = 3): boolean => Array.from({ length: times },
+      () => health.recordFailure(uid, 8080)).some(Boolean)
+    return { health, workloads, fail, wait: (ms: number) => void (nowMs += ms),
+      r: request(testService('web'), workloads, { health }) }
   }
 
   test('three failures running eject; a success between them does not', () => {
@@ -212,7 +225,8 @@ describe('passive health', () => {
   })
 
   test('an ejected endpoint is never picked unless in panic', () => {
-    fc.assert(fc.property(fc.integer({ min: 1, max: 8 }), fc.array(fc.nat(7)), fc.array(fc.nat(7)), fc.integer(), fc.boolean(), (count, failing, tried, seed, isSticky) => {
+    fc.assert(fc.property(fc.integer({ min: 1, max: 8 }), fc.array(fc.nat(7)), fc.array(fc.nat(7)), fc.integer(), fc.boolean(),
+      (count, failing, tried, seed, isSticky) => {
       const { health, workloads, fail } = world(count)
       for (const i of failing) fail(`w${i}`)
       const selection = selectEndpoint(request(testService('web', isSticky ? { sessionAffinity: 'clientIp' } : {}), workloads, {

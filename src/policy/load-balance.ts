@@ -36,7 +36,14 @@ export type PickedBecause = 'affinity' | 'onlyOne' | 'weight' | 'leastLoaded'
 export type NoneBecause = 'noEndpoints' | 'noEndpointWithPort' | 'noneInScope' | 'everyOneTried'
 
 export type Selection =
-  | { readonly t: 'picked'; readonly workload: Workload; readonly targetPort: number; readonly because: PickedBecause; readonly isPanic: boolean }
+  | {
+    readonly t: 'picked'
+    readonly workload: Workload
+    readonly targetPort: number
+    readonly because: PickedBecause
+    /** Ejections were ignored because too many endpoints are out. */
+    readonly isPanic: boolean
+  }
   | { readonly t: 'none'; readonly because: NoneBecause }
 
 /** More ejected than this share of a tier, and the tier's ejections are ignored (where no better tier is left). */
@@ -89,8 +96,12 @@ function isInPanic({ candidates }: Tier, health: EndpointHealth | undefined): bo
 
 function tierOf(candidates: readonly Candidate[], health?: EndpointHealth): Tier {
   let total = 0
-  const totals = candidates.map(({ workload, targetPort, weight }) => (total += weight * (health?.share(workload.uid, targetPort) ?? 1)))
+  const totals = candidates.map((candidate) => (total += shareOfWeight(candidate, health)))
   return { candidates, totals }
+}
+
+function shareOfWeight({ workload, targetPort, weight }: Candidate, health: EndpointHealth | undefined): number {
+  return weight * (health?.share(workload.uid, targetPort) ?? 1)
 }
 
 function pick(tier: Tier, request: SelectionRequest, health: EndpointHealth | undefined, isPanic: boolean): Selection {
@@ -98,16 +109,20 @@ function pick(tier: Tier, request: SelectionRequest, health: EndpointHealth | un
   return { t: 'picked', workload: chosen.workload, targetPort: chosen.targetPort, because, isPanic }
 }
 
-function choose(tier: Tier, request: SelectionRequest, health: EndpointHealth | undefined): { chosen: Candidate; because: PickedBecause } {
+interface Choice {
+  readonly chosen: Candidate
+  readonly because: PickedBecause
+}
+
+function choose(tier: Tier, { service, clientIp, load, random }: SelectionRequest, health: EndpointHealth | undefined): Choice {
   const { candidates } = tier
-  const first = weighted(tier, request.random())
+  const first = weighted(tier, random())
   if (candidates.length === 1) return { chosen: first, because: 'onlyOne' }
-  if (request.service.sessionAffinity === 'clientIp') return { chosen: rendezvous(candidates, request.clientIp), because: 'affinity' }
-  const { load } = request
+  if (service.sessionAffinity === 'clientIp') return { chosen: rendezvous(candidates, clientIp), because: 'affinity' }
   if (!load) return { chosen: first, because: 'weight' }
   // Power of two choices: nearly as good as knowing the least loaded of all, and it does not herd.
-  const second = weighted(tier, request.random())
-  const relative = ({ workload, targetPort, weight }: Candidate): number => load(workload.uid) / (weight * (health?.share(workload.uid, targetPort) ?? 1))
+  const second = weighted(tier, random())
+  const relative = (candidate: Candidate): number => load(candidate.workload.uid) / shareOfWeight(candidate, health)
   return { chosen: relative(second) < relative(first) ? second : first, because: 'leastLoaded' }
 }
 
@@ -177,7 +192,7 @@ function makeTiers(endpoints: readonly Endpoint[], service: Service, servicePort
   return { tiers, none: isAnyUsable ? 'noneInScope' : 'noEndpointWithPort' }
 }
 
-/** The endpoint's own mapping, else the service's (0 there means: each endpoint says), else the raw port of an application tunnel. */
+/** The endpoint's own mapping, else the service's (0 there: each endpoint says), else the raw port of an application tunnel. */
 export function targetPortOf({ workload, ports }: Endpoint, service: Service, servicePort: number): number | undefined {
   const own = ports.find((port) => port.servicePort === servicePort)?.targetPort
   if (own !== undefined && own !== 0) return own

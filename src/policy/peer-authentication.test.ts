@@ -1,13 +1,15 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { compilePeerAuthentication, peerAuthenticationVerdict, type MtlsMode, type PeerAuthentication } from './peer-authentication.ts'
+import { compilePeerAuthentication, peerAuthenticationVerdict, type MtlsMode,
+  type PeerAuthentication } from './peer-authentication.ts'
 
 const policy = (name: string, mode: MtlsMode, parts: Partial<PeerAuthentication> = {}): PeerAuthentication => ({
   name, namespace: 'shop', selector: {}, mode, portModes: new Map(), createdMs: 0, ...parts,
 })
 const web = { namespace: 'shop', labels: { app: 'web', tier: 'front' } }
 const compile = (...policies: PeerAuthentication[]) => compilePeerAuthentication(policies, web, ['root'])
-const plaintext = (port: number, ...policies: PeerAuthentication[]) => peerAuthenticationVerdict(compile(...policies), { hasIdentity: false, port })
+const plaintext = (port: number, ...policies: PeerAuthentication[]) => peerAuthenticationVerdict(compile(...policies),
+  { hasIdentity: false, port })
 const mesh = (mode: MtlsMode): PeerAuthentication => policy('mesh', mode, { namespace: 'root' })
 
 describe('precedence', () => {
@@ -19,11 +21,13 @@ describe('precedence', () => {
     const selected = policy('web', 'disable', { selector: { app: 'web' } })
     expect(plaintext(80, mesh('strict'))).toEqual({ allowed: false, because: 'strictMtls', policy: 'root/mesh' })
     expect(plaintext(80, mesh('strict'), policy('ns', 'permissive'))).toMatchObject({ allowed: true, policy: 'shop/ns' })
-    expect(plaintext(80, selected, mesh('permissive'), policy('ns', 'strict'))).toEqual({ allowed: true, because: 'mtlsDisabled', policy: 'shop/web' })
+    expect(plaintext(80, selected, mesh('permissive'), policy('ns', 'strict'))).toEqual({ allowed: true, because: 'mtlsDisabled',
+      policy: 'shop/web' })
   })
 
   test('UNSET takes what is around it', () => {
-    expect(plaintext(80, mesh('strict'), policy('ns', 'unset'), policy('web', 'unset', { selector: { app: 'web' } }))).toMatchObject({ policy: 'root/mesh' })
+    expect(plaintext(80, mesh('strict'), policy('ns', 'unset'),
+      policy('web', 'unset', { selector: { app: 'web' } }))).toMatchObject({ policy: 'root/mesh' })
   })
 
   test('the oldest of a level counts, then the name', () => {
@@ -51,12 +55,14 @@ test('an identity is always enough, and plaintext is refused exactly where the p
     selector: fc.constantFrom<Record<string, string>[]>({}, { app: 'web' }, { app: 'db' }, { app: 'web', tier: 'front' }),
     portModes: fc.array(fc.tuple(fc.constantFrom(80, 81), mode), { maxLength: 2 }).map((list) => new Map(list)),
   })
-  fc.assert(fc.property(fc.uniqueArray(anyPolicy, { maxLength: 8, selector: (p) => `${p.namespace}/${p.name}` }), fc.constantFrom(80, 81, 82), (policies, port) => {
+  fc.assert(fc.property(fc.uniqueArray(anyPolicy, { maxLength: 8, selector: (p) => `${p.namespace}/${p.name}` }),
+    fc.constantFrom(80, 81, 82), (policies, port) => {
     const oldest = (list: readonly PeerAuthentication[]): PeerAuthentication | undefined =>
       list.toSorted((a, b) => a.createdMs - b.createdMs || (a.name < b.name ? -1 : 1))[0]
     const isEmpty = (p: PeerAuthentication): boolean => Object.keys(p.selector).length === 0
     const selected = oldest(policies.filter((p) => p.namespace === 'shop' && !isEmpty(p) && p.selector['app'] === 'web'))
-    const chain = [selected?.portModes.get(port), selected?.mode, oldest(policies.filter((p) => p.namespace === 'shop' && isEmpty(p)))?.mode,
+    const chain = [selected?.portModes.get(port), selected?.mode,
+      oldest(policies.filter((p) => p.namespace === 'shop' && isEmpty(p)))?.mode,
       oldest(policies.filter((p) => p.namespace === 'root' && isEmpty(p)))?.mode]
     const expected = chain.find((m) => m !== undefined && m !== 'unset') ?? 'permissive'
     const compiled = compile(...policies)

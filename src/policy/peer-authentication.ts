@@ -48,11 +48,17 @@ export function compilePeerAuthentication(
     if (isRoot && !hasSelector) mesh = older(mesh, policy)
     if (isRoot || policy.namespace !== workload.namespace) continue
     if (!hasSelector) namespace = older(namespace, policy)
-    else if (Object.entries(policy.selector).every(([key, value]) => workload.labels[key] === value)) selected = older(selected, policy)
+    else if (selects(policy, workload.labels)) selected = older(selected, policy)
   }
-  const base = [mesh, namespace, selected].reduce<EffectiveMode>((inherited, policy) => policy ? within(inherited, policy.mode, policy) : inherited, meshDefault)
-  const ports = new Map([...(selected?.portModes ?? [])].map(([port, mode]) => [port, selected ? within(base, mode, selected) : base] as const))
+  let base = meshDefault
+  for (const policy of [mesh, namespace, selected]) if (policy) base = within(base, policy.mode, policy)
+  const ports = new Map<number, EffectiveMode>()
+  if (selected) for (const [port, mode] of selected.portModes) ports.set(port, within(base, mode, selected))
   return { ...base, ports }
+}
+
+function selects({ selector }: PeerAuthentication, labels: Readonly<Record<string, string>>): boolean {
+  return Object.entries(selector).every(([key, value]) => labels[key] === value)
 }
 
 function older(a: PeerAuthentication | undefined, b: PeerAuthentication): PeerAuthentication {

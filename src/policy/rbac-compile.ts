@@ -1,7 +1,9 @@
 // Authorization policies made fast: exact strings become sets, ranges become prefix tables, and rules that can only hold for
 // certain callers or ports are found by those, so that a connection meets the few rules that could concern it. Says
 // nothing that the plain reading of a policy does not say; rbac.test.ts compares the two.
-import { policyKey, type Authorization, type Cidr, type Clause, type Match, type Rule, type StringMatch } from '../model/authorization.ts'
+import {
+  policyKey, type Authorization, type Cidr, type Clause, type Match, type Rule, type StringMatch,
+} from '../model/authorization.ts'
 import { CidrMap, isPrefixLength, packIp, type PackedIp } from '../model/cidr-map.ts'
 import { matchesString, type Facts } from './rbac-facts.ts'
 
@@ -120,7 +122,7 @@ const exactValues = (matches: readonly StringMatch[]): string[] | undefined =>
 
 const keyReaders: Readonly<Record<KeyKind, (match: Match) => (string | number)[] | undefined>> = {
   principal: (match) => exactValues(match.principals),
-  account: (match) => (match.serviceAccounts.length > 0 ? match.serviceAccounts.map((a) => `${a.namespace}/${a.serviceAccount}`) : undefined),
+  account: ({ serviceAccounts: list }) => (list.length > 0 ? list.map((a) => `${a.namespace}/${a.serviceAccount}`) : undefined),
   namespace: (match) => exactValues(match.namespaces),
   port: (match) => (match.destinationPorts.length > 0 ? [...match.destinationPorts] : undefined),
 }
@@ -242,7 +244,8 @@ export function compilePolicies(policies: readonly Authorization[]): CompiledPol
     const found = list.find((p) => unsupported.get(p))
     return found && policyKey(found)
   }
-  const [deny, allow, dryRunDeny, dryRunAllow] = [select('deny', false), select('allow', false), select('deny', true), select('allow', true)]
+  const [deny, allow] = [select('deny', false), select('allow', false)]
+  const [dryRunDeny, dryRunAllow] = [select('deny', true), select('allow', true)]
   return {
     deny: usable(deny),
     allow: usable(allow),

@@ -2,7 +2,9 @@
 // plainly, without the compiled form, so it is slow, and says the same verdict as rbac.ts (tested).
 import { formatAddr } from '../core/address.ts'
 import { formatIdentity } from '../core/identity.ts'
-import { policyKey, type Authorization, type Cidr, type Clause, type Match, type Rule, type StringMatch } from '../model/authorization.ts'
+import {
+  policyKey, type Authorization, type Cidr, type Clause, type Match, type Rule, type StringMatch,
+} from '../model/authorization.ts'
 import { CidrMap, packIp, type PackedIp } from '../model/cidr-map.ts'
 import { isEmptyMatch, unsupportedBecause } from './rbac-compile.ts'
 import { factsOf, matchesString, type Facts, type PeerConnection } from './rbac-facts.ts'
@@ -66,7 +68,8 @@ function verdictText(verdict: Verdict): string {
 
 function stepLines(step: PolicyStep): string[] {
   const words = { matched: 'matched', notMatched: 'did not match', unsupported: 'cannot be evaluated' }
-  const head = `${step.action.toUpperCase()} ${step.policy} (${step.scope}${step.isDryRun ? ', dry run' : ''}): ${words[step.outcome]}`
+  const where = step.isDryRun ? `${step.scope}, dry run` : step.scope
+  const head = `${step.action.toUpperCase()} ${step.policy} (${where}): ${words[step.outcome]}`
   return [head, ...step.details.map((detail) => `  ${detail}`)]
 }
 
@@ -103,17 +106,21 @@ function whyNotMatch(match: Match, facts: Facts): string | undefined {
   const named = (value: string | undefined): string => value ?? 'nobody'
   return (
     kind(match.destinationPorts, match.notDestinationPorts, 'port', String(facts.port), (port) => port === facts.port, String) ??
-    kind(match.principals, match.notPrincipals, 'principal', named(facts.principal), (m) => matchesString(m, facts.principal), stringText) ??
+    kind(match.principals, match.notPrincipals, 'principal', named(facts.principal),
+      (m) => matchesString(m, facts.principal), stringText) ??
     kind(match.serviceAccounts, match.notServiceAccounts, 'service account', named(facts.account),
       (a) => facts.account === `${a.namespace}/${a.serviceAccount}`, (a) => `${a.namespace}/${a.serviceAccount}`) ??
-    kind(match.namespaces, match.notNamespaces, 'namespace', named(facts.namespace), (m) => matchesString(m, facts.namespace), stringText) ??
+    kind(match.namespaces, match.notNamespaces, 'namespace', named(facts.namespace),
+      (m) => matchesString(m, facts.namespace), stringText) ??
     kind(match.sourceIps, match.notSourceIps, 'source address', ipText(facts.source), (c) => isIn(c, facts.source), cidrText) ??
-    kind(match.destinationIps, match.notDestinationIps, 'destination address', ipText(facts.destination), (c) => isIn(c, facts.destination), cidrText)
+    kind(match.destinationIps, match.notDestinationIps, 'destination address', ipText(facts.destination),
+      (c) => isIn(c, facts.destination), cidrText)
   )
 }
 
 function kind<T>(
-  positive: readonly T[], negative: readonly T[], what: string, actual: string, holds: (value: T) => boolean, text: (value: T) => string,
+  positive: readonly T[], negative: readonly T[], what: string, actual: string,
+  holds: (value: T) => boolean, text: (value: T) => string,
 ): string | undefined {
   if (positive.length > 0 && !positive.some(holds)) return `${what} ${actual} is not ${positive.map(text).join(' or ')}`
   const excluded = negative.find(holds)

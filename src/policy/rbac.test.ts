@@ -36,10 +36,12 @@ describe('Istio semantics', () => {
 
   test('DENY goes before ALLOW, and the rule that decided is named', () => {
     const allow = policy({ name: 'a', rules: [[[match({ principals: [exact('cluster.local/ns/shop/sa/alice')] })]]] })
-    const deny = policy({ name: 'd', action: 'deny', rules: [[[match({ destinationPorts: [1] })]], [[match({ destinationPorts: [8080] })]]] })
+    const deny = policy({ name: 'd', action: 'deny', rules: [[[match({ destinationPorts: [1] })]],
+      [[match({ destinationPorts: [8080] })]]] })
     expect(rbacOf(allow).evaluate(target, fromAlice)).toMatchObject({ allowed: true, policy: 'shop/a', rule: 0 })
     expect(says(rbacOf(allow), plaintext)).toBe('noAllowMatched')
-    expect(rbacOf(allow, deny).evaluate(target, fromAlice)).toMatchObject({ allowed: false, because: 'denyPolicy', policy: 'shop/d', rule: 1 })
+    expect(rbacOf(allow, deny).evaluate(target, fromAlice)).toMatchObject({ allowed: false, because: 'denyPolicy',
+      policy: 'shop/d', rule: 1 })
   })
 
   test('an empty clause holds, an empty alternative and a policy without rules never do', () => {
@@ -51,7 +53,8 @@ describe('Istio semantics', () => {
   })
 
   test('nobody is no principal: STRICT as a DENY of what has none', () => {
-    const strict = policy({ scope: 'global', namespace: 'istio-system', action: 'deny', rules: [[[match({ notPrincipals: [{ kind: 'presence' }] })]]] })
+    const strict = policy({ scope: 'global', namespace: 'istio-system', action: 'deny',
+      rules: [[[match({ notPrincipals: [{ kind: 'presence' }] })]]] })
     expect(says(rbacOf(strict), plaintext)).toBe('denyPolicy')
     expect(says(rbacOf(strict), fromAlice)).toBe('noAllowPolicies')
     for (const kind of ['prefix', 'suffix', 'exact'] as const) {
@@ -66,14 +69,17 @@ describe('Istio semantics', () => {
     const selector = policy({ name: 's', scope: 'workloadSelector', action: 'deny', rules: everyone })
     expect(says(rbacOf(other, selector), fromAlice)).toBe('noAllowPolicies')
     expect(says(rbacOf(selector), fromAlice, { namespace: 'shop', policies: ['shop/s'] })).toBe('denyPolicy')
-    expect(says(rbacOf(policy({ namespace: 'x', scope: 'global', action: 'deny', rules: everyone })), fromAlice)).toBe('denyPolicy')
-    expect(rbacOf(selector).evaluate({ namespace: 'shop', policies: ['shop/gone'] }, fromAlice)).toMatchObject({ allowed: true, missing: ['shop/gone'] })
+    expect(says(rbacOf(policy({ namespace: 'x', scope: 'global', action: 'deny', rules: everyone })),
+      fromAlice)).toBe('denyPolicy')
+    expect(rbacOf(selector).evaluate({ namespace: 'shop', policies: ['shop/gone'] }, fromAlice)).toMatchObject({ allowed: true,
+      missing: ['shop/gone'] })
   })
 
   test('the trust domain counts for principals, not for service accounts', () => {
     const stranger = { ...fromAlice, identity: { ...alice, trustDomain: 'elsewhere' } }
     const byPrincipal = rbacOf(policy({ rules: [[[match({ principals: [exact('cluster.local/ns/shop/sa/alice')] })]]] }))
-    const byAccount = rbacOf(policy({ rules: [[[match({ serviceAccounts: [{ namespace: 'shop', serviceAccount: 'alice' }] })]]] }))
+    const byAccount = rbacOf(policy({ rules: [[[match({ serviceAccounts: [{ namespace: 'shop',
+      serviceAccount: 'alice' }] })]]] }))
     expect(says(byPrincipal, stranger)).toBe('noAllowMatched')
     expect(says(byAccount, stranger)).toBe('allowPolicy')
   })
@@ -81,9 +87,11 @@ describe('Istio semantics', () => {
   test('dry run decides nothing and is told', () => {
     const rbac = rbacOf(policy({ name: 'd', action: 'deny', isDryRun: true, rules: [[[]]] }))
     expect(rbac.evaluate(target, fromAlice)).toMatchObject({
-      allowed: true, because: 'noAllowPolicies', allowedWithDryRun: false, dryRun: [{ policy: 'shop/d', rule: 0, action: 'deny' }],
+      allowed: true, because: 'noAllowPolicies', allowedWithDryRun: false, dryRun: [{ policy: 'shop/d', rule: 0,
+        action: 'deny' }],
     })
-    expect(rbacOf(policy({ isDryRun: true })).evaluate(target, fromAlice)).toMatchObject({ allowed: true, allowedWithDryRun: false, dryRun: [] })
+    expect(rbacOf(policy({ isDryRun: true })).evaluate(target, fromAlice)).toMatchObject({ allowed: true,
+      allowedWithDryRun: false, dryRun: [] })
   })
 
   test('what cannot be evaluated refuses', () => {
@@ -114,8 +122,10 @@ describe('Istio semantics', () => {
 describe('the explanation', () => {
   test('reads as a trace', () => {
     const rbac = rbacOf(
-      policy({ name: 'callers', rules: [[[match({ principals: [exact('cluster.local/ns/shop/sa/bob')] })], [match({ destinationPorts: [8080] })]]] }),
-      policy({ name: 'no-strangers', scope: 'global', namespace: 'root', action: 'deny', rules: [[[match({ notNamespaces: [exact('shop')] })]]] }),
+      policy({ name: 'callers', rules: [[[match({ principals: [exact('cluster.local/ns/shop/sa/bob')] })],
+        [match({ destinationPorts: [8080] })]]] }),
+      policy({ name: 'no-strangers', scope: 'global', namespace: 'root', action: 'deny',
+        rules: [[[match({ notNamespaces: [exact('shop')] })]]] }),
     )
     expect(explain(rbac, target, fromAlice).lines).toEqual([
       'REFUSED: ALLOW policies are in scope and none of their rules matched',
@@ -162,20 +172,24 @@ function plainAllowed(all: readonly Authorization[], at: PolicyTarget, c: PeerCo
     (p.scope === 'global' || (p.scope === 'namespace' && p.namespace === at.namespace) || at.policies.includes(policyKey(p))))
   const deny = inScope.filter((p) => p.action === 'deny')
   const allow = inScope.filter((p) => p.action === 'allow')
-  if (deny.some((p) => (p.unsupported !== undefined && !p.isDryRun) || (p.unsupported === undefined && plainPolicy(p, c)))) return false
+  if (deny.some((p) => (p.unsupported !== undefined && !p.isDryRun) || (p.unsupported === undefined && plainPolicy(p,
+    c)))) return false
   return allow.length === 0 || allow.some((p) => p.unsupported === undefined && plainPolicy(p, c))
 }
 
 const names = fc.constantFrom('a', 'b', 'ab', '')
 const pattern: fc.Arbitrary<StringMatch> = fc.oneof(
-  fc.record({ kind: fc.constantFrom('exact', 'prefix', 'suffix'), value: fc.oneof(names, fc.constantFrom('td/ns/a/sa/b', 'td/ns/', '/sa/a', 'td')) }),
+  fc.record({ kind: fc.constantFrom('exact', 'prefix', 'suffix'),
+    value: fc.oneof(names, fc.constantFrom('td/ns/a/sa/b', 'td/ns/', '/sa/a', 'td')) }),
   fc.constant<StringMatch>({ kind: 'presence' }),
 )
-const ip = fc.oneof(fc.constantFrom('10.0.0.1', '10.0.0.2', '10.1.0.1', 'fd00::1', 'fd00::2', '2001:db8::1'), fc.nat(255).map((n) => `10.0.0.${n}`))
+const ip = fc.oneof(fc.constantFrom('10.0.0.1', '10.0.0.2', '10.1.0.1', 'fd00::1', 'fd00::2', '2001:db8::1'),
+  fc.nat(255).map((n) => `10.0.0.${n}`))
 const cidr: fc.Arbitrary<Cidr> = ip.chain((address) => fc.nat(address.includes(':') ? 128 : 32).map((prefixLength) => ({ ip: address, prefixLength })))
 const port = fc.constantFrom(80, 443, 8080)
 const account = fc.record({ namespace: names, serviceAccount: names })
-const some = <T>(of: fc.Arbitrary<T>): fc.Arbitrary<T[]> => fc.oneof({ weight: 3, arbitrary: fc.constant<T[]>([]) }, fc.array(of, { maxLength: 3 }))
+const some = <T>(of: fc.Arbitrary<T>): fc.Arbitrary<T[]> => fc.oneof({ weight: 3, arbitrary: fc.constant<T[]>([]) },
+  fc.array(of, { maxLength: 3 }))
 const anyMatch: fc.Arbitrary<Match> = fc.record({
   namespaces: some(pattern), notNamespaces: some(pattern), principals: some(pattern), notPrincipals: some(pattern),
   serviceAccounts: some(account), notServiceAccounts: some(account), sourceIps: some(cidr), notSourceIps: some(cidr),
@@ -187,7 +201,8 @@ const anyPolicy: fc.Arbitrary<Authorization> = fc.record({
   rules: fc.array(fc.array(fc.array(anyMatch, { maxLength: 2 }), { maxLength: 2 }), { maxLength: 3 }),
 }).chain((p) => fc.oneof({ weight: 8, arbitrary: fc.constant(p) }, fc.constant({ ...p, unsupported: 'x' })))
 const connection: fc.Arbitrary<PeerConnection> = fc.record({
-  identity: fc.option(fc.record({ trustDomain: fc.constantFrom('td', 'other'), namespace: names.filter((n) => n !== ''), serviceAccount: names.filter((n) => n !== '') }), { nil: undefined }),
+  identity: fc.option(fc.record({ trustDomain: fc.constantFrom('td', 'other'), namespace: names.filter((n) => n !== ''),
+    serviceAccount: names.filter((n) => n !== '') }), { nil: undefined }),
   sourceIp: ip, destination: fc.record({ ip, port }),
 })
 const anyTarget: fc.Arbitrary<PolicyTarget> = fc.record({
@@ -196,7 +211,8 @@ const anyTarget: fc.Arbitrary<PolicyTarget> = fc.record({
 
 describe('the compiled form', () => {
   test('decides what a plain reading decides, through changes, and explains the same', () => {
-    fc.assert(fc.property(fc.array(anyPolicy, { maxLength: 10 }), fc.array(connection, { minLength: 1, maxLength: 5 }), anyTarget, (policies, connections, at) => {
+    fc.assert(fc.property(fc.array(anyPolicy, { maxLength: 10 }), fc.array(connection, { minLength: 1, maxLength: 5 }),
+      anyTarget, (policies, connections, at) => {
       const index = new PolicyIndex()
       const rbac = new Rbac(index)
       const current = new Map<string, Authorization>()
@@ -227,7 +243,8 @@ describe('the compiled form', () => {
       const rbac = rbacOf(policy({ action: 'deny', rules: [[[{ ...m, sourceIps: ranges }]]] }))
       const verdict = rbac.evaluate(target, { sourceIp: text, destination: { ip: text, port: number } })
       expect(typeof verdict.allowed).toBe('boolean')
-      expect(explain(rbac, target, { sourceIp: '10.0.0.1', destination: { ip: '10.0.0.2', port: number } }).lines.length).toBeGreaterThan(1)
+      expect(explain(rbac, target, { sourceIp: '10.0.0.1', destination: { ip: '10.0.0.2',
+        port: number } }).lines.length).toBeGreaterThan(1)
     }))
   })
 })

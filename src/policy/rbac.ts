@@ -75,7 +75,8 @@ export class Rbac {
   /** Policies in the order of decision, each once; and the named ones that are not known. */
   inScope(target: PolicyTarget): { readonly policies: readonly Authorization[]; readonly missing: readonly string[] } {
     const named = this.#namedPolicies(target)
-    return { policies: [...this.#index.global(), ...this.#index.inNamespace(target.namespace), ...named.list], missing: named.missing }
+    const policies = [...this.#index.global(), ...this.#index.inNamespace(target.namespace), ...named.list]
+    return { policies, missing: named.missing }
   }
 
   #addPart(parts: CompiledPolicies[], list: readonly Authorization[]): void {
@@ -95,7 +96,8 @@ export class Rbac {
     for (const key of new Set(policies)) {
       const policy = this.#index.get(key)
       if (!policy) missing.push(key)
-      else if (policy.scope === 'workloadSelector' || (policy.scope === 'namespace' && policy.namespace !== namespace)) found.push(policy)
+      // Those of the other scopes count once, where they are at home.
+      else if (policy.scope === 'namespace' ? policy.namespace !== namespace : policy.scope !== 'global') found.push(policy)
     }
     found.sort((a, b) => (policyKey(a) < policyKey(b) ? -1 : 1))
     const isSame = known?.list.length === found.length && found.every((policy, i) => policy === known.list[i])
@@ -119,7 +121,6 @@ function decide(parts: readonly CompiledPolicies[], facts: Facts, missing: reado
   const hasAllow = parts.some((part) => part.hasAllow)
   const allowed = hasAllow ? firstRule(parts, facts, 'allow') : undefined
   const isDenied = denied !== undefined || unsupportedDeny !== undefined
-  const isAllowed = !isDenied && (!hasAllow || allowed !== undefined)
   const dryRun = parts.some((part) => part.hasDryRun) ? dryRunHits(parts, facts) : noHits
   const wouldDeny = isDenied || dryRun.some((hit) => hit.action === 'deny')
   const wouldHaveAllow = hasAllow || parts.some((part) => part.hasDryRunAllow)
@@ -129,7 +130,7 @@ function decide(parts: readonly CompiledPolicies[], facts: Facts, missing: reado
   if (denied) return { allowed: false, because: 'denyPolicy', policy: denied.policy, rule: denied.rule, ...common }
   if (unsupportedDeny !== undefined) return { allowed: false, because: 'unsupportedPolicy', policy: unsupportedDeny, ...common }
   if (!hasAllow) return { allowed: true, because: 'noAllowPolicies', ...common }
-  if (isAllowed && allowed) return { allowed: true, because: 'allowPolicy', policy: allowed.policy, rule: allowed.rule, ...common }
+  if (allowed) return { allowed: true, because: 'allowPolicy', policy: allowed.policy, rule: allowed.rule, ...common }
   const unsupportedAllow = parts.find((part) => part.unsupportedAllow !== undefined)?.unsupportedAllow
   if (unsupportedAllow !== undefined) return { allowed: false, because: 'unsupportedPolicy', policy: unsupportedAllow, ...common }
   return { allowed: false, because: 'noAllowMatched', ...common }

@@ -4,7 +4,8 @@ import type { Service, Workload } from '../model/workload.ts'
 
 export function testWorkload(uid: string, parts: Partial<Workload> = {}): Workload {
   return {
-    uid, name: uid, namespace: 'shop', ips: ['10.0.0.1'], network: '', trustDomain: 'cluster.local', serviceAccount: 'web', node: 'a',
+    uid, name: uid, namespace: 'shop', ips: ['10.0.0.1'], network: '', trustDomain: 'cluster.local',
+    serviceAccount: 'web', node: 'a',
     clusterId: 'c', tunnelProtocol: 'hbone', nativeTunnel: false, isHostNetwork: false, canonicalName: '', canonicalRevision: '',
     workloadType: 'pod', workloadName: '', isHealthy: true, capacity: 1, locality: { region: 'r', zone: 'z', subzone: '' },
     policies: [], services: new Map(), ...parts,
@@ -13,7 +14,8 @@ export function testWorkload(uid: string, parts: Partial<Workload> = {}): Worklo
 
 export function testService(hostname: string, parts: Partial<Service> = {}): Service {
   return {
-    name: hostname, namespace: 'shop', hostname, addresses: [], ports: [{ servicePort: 80, targetPort: 8080, appProtocol: 'tcp' }],
+    name: hostname, namespace: 'shop', hostname, addresses: [],
+    ports: [{ servicePort: 80, targetPort: 8080, appProtocol: 'tcp' }],
     subjectAltNames: [], ipFamilies: 'automatic', isCanonical: false, isNamespaceLocal: false, ...parts,
   }
 }

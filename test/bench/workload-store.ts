@@ -1,5 +1,5 @@
-// The indexed state at 10,000 services and 50,000 endpoints: `node test/bench/workload-store.ts`. Prints the time to build it, the
-// time of one change and of one lookup, and the memory it takes.
+// The indexed state at 10,000 services and 50,000 endpoints: `node test/bench/workload-store.ts`. Prints the time to
+// build it, of one change and of one lookup, and the memory it takes.
 import { WorkloadStore } from '../../src/model/workload-store.ts'
 import type { Service, Workload } from '../../src/model/workload.ts'
 
@@ -11,7 +11,8 @@ function serviceOf(i: number, san = ''): Service {
   const namespace = `ns${i % 100}`
   return {
     name: `svc${i}`, namespace, hostname: `svc${i}.${namespace}.svc.cluster.local`, addresses: [{ network: '', ip: ip(i, 172) }],
-    ports: [{ servicePort: 80, targetPort: 8080, appProtocol: 'tcp' }], subjectAltNames: san ? [san] : [], ipFamilies: 'automatic',
+    ports: [{ servicePort: 80, targetPort: 8080, appProtocol: 'tcp' }], subjectAltNames: san ? [san] : [],
+    ipFamilies: 'automatic',
     isCanonical: true, isNamespaceLocal: false,
   }
 }
@@ -20,9 +21,12 @@ function workloadOf(i: number, node = `node${i % 100}`): Workload {
   const service = Math.floor(i / perService)
   const namespace = `ns${service % 100}`
   return {
-    uid: `cluster//Pod/${namespace}/pod${i}`, name: `pod${i}`, namespace, ips: [ip(i, 10)], network: '', trustDomain: 'cluster.local',
-    serviceAccount: `sa${service}`, node, clusterId: 'cluster', tunnelProtocol: 'hbone', nativeTunnel: false, isHostNetwork: false,
-    canonicalName: `app${service}`, canonicalRevision: 'latest', workloadType: 'deployment', workloadName: `app${service}`, isHealthy: true,
+    uid: `cluster//Pod/${namespace}/pod${i}`, name: `pod${i}`, namespace, ips: [ip(i, 10)], network: '',
+    trustDomain: 'cluster.local',
+    serviceAccount: `sa${service}`, node, clusterId: 'cluster', tunnelProtocol: 'hbone', nativeTunnel: false,
+    isHostNetwork: false,
+    canonicalName: `app${service}`, canonicalRevision: 'latest', workloadType: 'deployment', workloadName: `app${service}`,
+    isHealthy: true,
     capacity: 1, locality: { region: 'r', zone: `z${i % 3}`, subzone: '' }, policies: [],
     services: new Map([[`${namespace}/svc${service}.${namespace}.svc.cluster.local`, []]]),
   }
@@ -48,7 +52,8 @@ let seen = 0
 store.onChange((list) => void (seen += list.length))
 time('build: one delta with everything', 1, () => store.apply({ workloads, services }))
 const taken = memory() - before
-time('the same again: nothing changes', 1, () => store.apply({ workloads: workloads.map((w) => ({ ...w })), services: services.map((s) => ({ ...s })) }))
+const again = { workloads: workloads.map((w) => ({ ...w })), services: services.map((s) => ({ ...s })) }
+time('the same again: nothing changes', 1, () => store.apply(again))
 time('change a workload', changes, (i) => store.apply({ workloads: [workloadOf(i * 7, 'elsewhere')] }))
 time('remove and add a workload', changes, (i) => {
   store.apply({ removedAddresses: [workloadOf(i * 3).uid] })
