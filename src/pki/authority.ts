@@ -14,7 +14,8 @@ import { newKey, readCsr } from './csr.ts'
 import type { ReadCsr } from './csr.ts'
 import { normalSerial } from './der.ts'
 import type { CertificateFacts } from './facts.ts'
-import { backdateMs, issueCrl, issueLeaf, issueServing } from './issue.ts'
+import { issueCrl } from './crl-issue.ts'
+import { backdateMs, issueLeaf, issueServing } from './issue.ts'
 import type { Issuer } from './issue.ts'
 import { certificatePem, encodePem } from './pem.ts'
 import { beginRotation, nextStep, signerOf, trustedBy } from './rotation.ts'
@@ -219,19 +220,15 @@ export class Authority {
   async crlPem(): Promise<string> {
     return this.#change(async () => {
       const number = this.#state.crlNumber + 1
-      await this.#save({ ...this.#state, crlNumber: number })
       const nowMs = this.#now()
+      // Nothing lives longer than the longest lifetime, so a list need not grow for ever.
+      const revoked = this.#state.revoked.filter((r) => r.revokedMs + maxTtlMs + crlLifetimeMs > nowMs)
+      await this.#save({ ...this.#state, crlNumber: number, revoked })
       const times = { thisUpdateMs: nowMs - backdateMs, nextUpdateMs: nowMs + crlLifetimeMs, number }
       const issuers = this.#own
         ? [[ownRoot, this.#own.issuer] as const]
         : [...this.#signers].map(([name, signer]) => [name, signer.intermediate] as const)
-      const blocks = await Promise.all(
-        issuers.map(async ([name, issuer]) => {
-          const revoked = this.#state.revoked.filter((r) => r.root === name)
-          return encodePem('X509 CRL', await issueCrl(issuer, revoked, times))
-        }),
-      )
-      return blocks.join('')
+      return issuers.map(([name, issuer]) => encodePem('X509 CRL', issueCrl(issuer, revoked.filter((r) => r.root === name), times))).join('')
     })
   }
 
