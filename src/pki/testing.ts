@@ -5,6 +5,7 @@ import type { KeyObject } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Clock } from '../core/clock.ts'
 import { certificateFacts } from './facts.ts'
 import { newSerial, signingAlgorithm } from './issue.ts'
 import type { Issuer } from './issue.ts'
@@ -88,4 +89,43 @@ export function makeLeaf(issuer: Made, wish: Wish = {}): Promise<Made> {
 export function temporaryDirectory(): { readonly path: string; readonly remove: () => void } {
   const path = mkdtempSync(join(tmpdir(), 'sidestep-pki-'))
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) }
+}
+
+/** A clock that stands still until it is told. */
+export class FakeClock implements Clock {
+  #now: number
+  #timers: { readonly at: number; readonly call: () => void }[] = []
+
+  constructor(nowMs: number) {
+    this.#now = nowMs
+  }
+
+  nowMs(): number {
+    return this.#now
+  }
+
+  monotonicMs(): number {
+    return this.#now
+  }
+
+  after(ms: number, call: () => void): () => void {
+    const timer = { at: this.#now + Math.max(0, ms), call }
+    this.#timers.push(timer)
+    return () => {
+      this.#timers = this.#timers.filter((t) => t !== timer)
+    }
+  }
+
+  /** Moves on and calls what is due, in order, also what that sets going. */
+  advance(ms: number): void {
+    const end = this.#now + ms
+    for (;;) {
+      const [first] = this.#timers.filter((t) => t.at <= end).sort((a, b) => a.at - b.at)
+      if (!first) break
+      this.#timers = this.#timers.filter((t) => t !== first)
+      this.#now = Math.max(this.#now, first.at)
+      first.call()
+    }
+    this.#now = end
+  }
 }
