@@ -1,0 +1,222 @@
+// From objects and facts to workloads, services and policies, a change at a time: what a change cannot affect is not looked
+// at again. Pure: the same objects and facts give the same result in whatever order they came, and one bad object changes
+// nothing but its own part. Objects must have passed their schema; what they mean together is decided here.
+import { isDeepStrictEqual } from 'node:util'
+import type { Authorization } from '../../model/authorization.ts'
+import { objectKey, type EndpointSliceManifest, type ManifestObject } from '../../model/manifest.ts'
+import type { ObjectChanges } from '../../model/object-set.ts'
+import type { RunningPod } from '../../model/running-pod.ts'
+import type { Service, Workload } from '../../model/workload.ts'
+import type { StateDelta } from '../../model/workload-store.ts'
+import { EndpointBook } from './endpoint-book.ts'
+import { PolicyBook } from './policy-book.ts'
+import { ServiceBook } from './service-book.ts'
+import { noRemarks, type Remarks, type TranslateSettings } from './settings.ts'
+
+const nothing: readonly Workload[] = Object.freeze([])
+
+export class Translator {
+  readonly #services: ServiceBook
+  readonly #policies: PolicyBook
+  readonly #endpoints: EndpointBook
+  readonly #objects = new Map<string, ManifestObject>()
+  readonly #remarks = new Map<string, Remarks>()
+  /** Keys of endpoints to translate again at the next flush. */
+  readonly #dirty = new Set<string>()
+  /** What each key was translated to. */
+  readonly #made = new Map<string, readonly Workload[]>()
+  readonly #workloads = new Map<string, Workload>()
+  readonly #changedWorkloads = new Map<string, Workload | undefined>()
+  readonly #changedServices = new Map<string, Service | undefined>()
+  readonly #changedPolicies = new Map<string, Authorization | undefined>()
+
+  constructor(settings: TranslateSettings) {
+    const remarks = (key: string, said: Remarks): void => {
+      if (said.problems.length === 0 && said.notes.length === 0) this.#remarks.delete(key)
+      else this.#remarks.set(key, said)
+    }
+    this.#services = new ServiceBook(settings, {
+      service: (key, service) => void this.#changedServices.set(key, service),
+      owner: (key) => this.#touch(this.#endpoints.ofOwner(key)),
+      remarks,
+    })
+    this.#policies = new PolicyBook(settings, {
+      authorization: (key, policy) => void this.#changedPolicies.set(key, policy),
+      workloads: (namespace, labels) => this.#touch(this.#endpoints.withLabels(namespace, labels)),
+      remarks,
+    })
+    this.#endpoints = new EndpointBook(settings, this.#services, this.#policies)
+  }
+
+  #touch(keys: Iterable<string>): void {
+    for (const key of keys) this.#dirty.add(key)
+  }
+
+  /** Adds or replaces an object. One that differs only in where it was read costs nothing. */
+  put(object: ManifestObject): void {
+    const key = objectKey(object)
+    const before = this.#objects.get(key)
+    this.#objects.set(key, object)
+    if (before && isSame(before, object)) return
+    switch (object.kind) {
+      case 'Namespace':
+      case 'ServiceAccount':
+      case 'Pod':
+      case 'Deployment':
+        return
+      case 'Node': return this.#touch(this.#endpoints.setNode(object.metadata.name, object))
+      case 'Service':
+      case 'ServiceEntry':
+        this.#touch(this.#endpoints.ofOwner(key))
+        this.#services.put(object)
+        return this.#touch(this.#endpoints.setOwner(key, object))
+      case 'EndpointSlice': return this.#touch(this.#endpoints.putSlice(object))
+      case 'WorkloadEntry': return this.#touch(this.#endpoints.putEntry(object))
+      case 'AuthorizationPolicy': return this.#policies.putPolicy(object)
+      case 'PeerAuthentication': return this.#policies.putPeer(object)
+      default: return object satisfies never
+    }
+  }
+
+  /** `key` as objectKey gives it. */
+  remove(key: string): void {
+    const object = this.#objects.get(key)
+    if (!object) return
+    this.#objects.delete(key)
+    this.#remarks.delete(key)
+    switch (object.kind) {
+      case 'Namespace':
+      case 'ServiceAccount':
+      case 'Pod':
+      case 'Deployment':
+        return
+      case 'Node': return this.#touch(this.#endpoints.setNode(object.metadata.name, undefined))
+      case 'Service':
+      case 'ServiceEntry':
+        this.#touch(this.#endpoints.ofOwner(key))
+        this.#services.remove(key)
+        return this.#touch(this.#endpoints.setOwner(key, undefined))
+      case 'EndpointSlice': return this.#touch(this.#endpoints.removeSlice(key))
+      case 'WorkloadEntry': return this.#touch(this.#endpoints.removeEntry(key))
+      case 'AuthorizationPolicy': return this.#policies.removePolicy(object)
+      case 'PeerAuthentication': return this.#policies.removePeer(object)
+      default: return object satisfies never
+    }
+  }
+
+  apply(changes: ObjectChanges): void {
+    for (const [key, object] of changes) {
+      if (object) this.put(object)
+      else this.remove(key)
+    }
+  }
+
+  putPod(pod: RunningPod): void {
+    const before = this.#endpoints.pod(pod.namespace, pod.name)
+    if (!before || !isDeepStrictEqual(before, pod)) this.#touch(this.#endpoints.putPod(pod))
+  }
+
+  removePod(namespace: string, name: string): void {
+    this.#touch(this.#endpoints.removePod(namespace, name))
+  }
+
+  /** Addresses of a Kubernetes Service beside those of its spec; undefined takes them back. */
+  setServiceIps(namespace: string, name: string, ips: readonly string[] | undefined): void {
+    this.#services.setGivenIps(namespace, name, ips)
+  }
+
+  /** Translates what changed; the difference to the last call. */
+  flush(): Required<StateDelta> {
+    for (const key of this.#dirty) this.#make(key)
+    this.#dirty.clear()
+    const [workloads, goneWorkloads] = split(this.#changedWorkloads)
+    const [services, goneServices] = split(this.#changedServices)
+    const [policies, removedPolicies] = split(this.#changedPolicies)
+    return { workloads, services, policies, removedAddresses: [...goneWorkloads, ...goneServices], removedPolicies }
+  }
+
+  #make(key: string): void {
+    const before = this.#made.get(key) ?? nothing
+    const after = this.#endpoints.workloadsOf(key)
+    const object = this.#objects.get(key)
+    if (object?.kind === 'EndpointSlice') this.#remarkSlice(key, object)
+    if (after.length === 0 && before.length === 0) return
+    if (after.length === 0) this.#made.delete(key)
+    else this.#made.set(key, after)
+    const kept = new Set(after.map(({ uid }) => uid))
+    for (const { uid } of before) {
+      if (kept.has(uid)) continue
+      this.#workloads.delete(uid)
+      this.#changedWorkloads.set(uid, undefined)
+    }
+    for (const workload of after) {
+      const last = this.#workloads.get(workload.uid)
+      if (last && isDeepStrictEqual(last, workload)) continue
+      this.#workloads.set(workload.uid, workload)
+      this.#changedWorkloads.set(workload.uid, workload)
+    }
+  }
+
+  #remarkSlice(key: string, slice: EndpointSliceManifest): void {
+    const said = this.#endpoints.sliceRemarks(slice)
+    if (said.problems.length === 0 && said.notes.length === 0) this.#remarks.delete(key)
+    else this.#remarks.set(key, said)
+  }
+
+  /** As of the last flush. */
+  get workloads(): ReadonlyMap<string, Workload> {
+    return this.#workloads
+  }
+
+  get services(): ReadonlyMap<string, Service> {
+    return this.#services.outputs
+  }
+
+  get policies(): ReadonlyMap<string, Authorization> {
+    return this.#policies.outputs
+  }
+
+  get objects(): ReadonlyMap<string, ManifestObject> {
+    return this.#objects
+  }
+
+  /** Objects of which there is something to say, as of the last flush. */
+  get remarks(): ReadonlyMap<string, Remarks> {
+    return this.#remarks
+  }
+
+  remarksOf(key: string): Remarks {
+    return this.#remarks.get(key) ?? noRemarks
+  }
+
+  /** Resource names that an object was translated to, as of the last flush. */
+  resourcesOf(key: string): { readonly addresses: readonly string[]; readonly policies: readonly string[] } {
+    const object = this.#objects.get(key)
+    const made = (this.#made.get(key) ?? nothing).map(({ uid }) => uid)
+    switch (object?.kind) {
+      case 'Service':
+      case 'ServiceEntry':
+        return { addresses: [...this.#services.claimsOf(object).filter(({ isWon }) => isWon).map((claim) => claim.key), ...made], policies: [] }
+      case 'AuthorizationPolicy':
+      case 'PeerAuthentication':
+        return { addresses: [], policies: this.#policies.outputsOf(object) }
+      default:
+        return { addresses: made, policies: [] }
+    }
+  }
+}
+
+function split<T>(changes: Map<string, T | undefined>): [T[], string[]] {
+  const put: T[] = []
+  const gone: string[] = []
+  for (const [key, value] of changes) {
+    if (value === undefined) gone.push(key)
+    else put.push(value)
+  }
+  changes.clear()
+  return [put, gone]
+}
+
+function isSame(a: ManifestObject, b: ManifestObject): boolean {
+  return isDeepStrictEqual({ ...a, origin: undefined }, { ...b, origin: undefined })
+}
