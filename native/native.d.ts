@@ -10,6 +10,7 @@ export interface OwnedFd {
   close(): void
 }
 
+/** Lives until it is closed or its environment ends, held or not; does not keep the process running. */
 export interface RingBuffer {
   close(): void
 }
