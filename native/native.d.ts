@@ -99,6 +99,8 @@ export interface Native {
   pollErrors(fds: Int32Array): Int32Array
   /** From now on, closing the socket resets its connection (SO_LINGER of 0). */
   abortOnClose(fd: number): void
+  /** How many of the first `length` bytes the socket took without waiting; 0 on an error too, which the next write tells. */
+  trySend(fd: number, bytes: Uint8Array, length: number): number
   netnsInfo(netns: OwnedFd): Promise<{ cookie: bigint; inode: bigint }>
   netnsLinks(netns: OwnedFd): Promise<NativeLink[]>
   setReturnPath(netns: OwnedFd, options: { mark: number; table: number; priority: number; install: boolean }): Promise<void>

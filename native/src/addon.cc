@@ -67,6 +67,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("tcpInfo", TcpInfo);
   add("pollErrors", PollErrors);
   add("abortOnClose", AbortOnClose);
+  add("trySend", TrySend);
   add("netnsInfo", NetnsInfo);
   add("netnsLinks", NetnsLinks);
   add("setReturnPath", SetReturnPath);

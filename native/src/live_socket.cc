@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -42,6 +43,19 @@ Napi::Value AbortOnClose(const Napi::CallbackInfo& info) {
   const linger abort{.l_onoff = 1, .l_linger = 0};
   if (setsockopt(static_cast<int>(fd), SOL_SOCKET, SO_LINGER, &abort, sizeof(abort)) != 0) Throw(env, LastFailure("setsockopt SO_LINGER"));
   return env.Undefined();
+}
+
+Napi::Value TrySend(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  std::uint32_t fd = 0;
+  std::uint32_t length = 0;
+  Bytes bytes;
+  if (!ReadUint32(info[0], "fd", &fd, INT32_MAX) || !ReadBytes(info[1], "bytes", &bytes)) return env.Undefined();
+  const auto most = static_cast<std::uint32_t>(std::min<std::size_t>(bytes.size(), INT32_MAX));
+  if (!ReadUint32(info[2], "length", &length, most)) return env.Undefined();
+  const ssize_t sent = send(static_cast<int>(fd), bytes.data(), length, MSG_DONTWAIT | MSG_NOSIGNAL);
+  // A broken connection is told by the ordinary write that the caller then tries.
+  return Napi::Number::New(env, static_cast<double>(std::max<ssize_t>(sent, 0)));
 }
 
 }  // namespace sidestep

@@ -9,5 +9,7 @@ namespace sidestep {
 Napi::Value PollErrors(const Napi::CallbackInfo& info);
 /** abortOnClose(fd): closing the socket will reset the connection. */
 Napi::Value AbortOnClose(const Napi::CallbackInfo& info);
+/** trySend(fd, bytes, length): how many of the first `length` bytes the socket took without waiting; 0 on an error too. */
+Napi::Value TrySend(const Napi::CallbackInfo& info);
 
 }  // namespace sidestep

@@ -1,11 +1,16 @@
-// What Node has no word for on its own connected sockets: seeing errors while nobody reads or writes, and ending by a reset
-// whatever the state. Never reads an error away.
-import type { Socket } from 'node:net'
+// What Node has no word for on its own connected sockets: seeing errors while nobody reads or writes, ending by a reset
+// whatever the state, and passing bytes on through a buffer that many share. Never keeps an error to itself.
+import { Socket } from 'node:net'
 import { native } from './native.ts'
 
-/** The socket's descriptor; undefined once it is closed. Node has no public word for it. */
+/** Node's own part of a socket, which has no public name; null once it is closed. */
+interface WithHandle {
+  _handle?: { readonly fd?: number } | null
+}
+
+/** The socket's descriptor; undefined once it is closed. */
 function descriptorOf(socket: Socket): number | undefined {
-  const { _handle: handle } = socket as Socket & { readonly _handle?: { readonly fd?: number } | null }
+  const { _handle: handle } = socket as WithHandle
   return handle?.fd !== undefined && handle.fd >= 0 ? handle.fd : undefined
 }
 
@@ -28,4 +33,39 @@ export function abortSocket(socket: Socket): void {
   const fd = socket.destroyed ? undefined : descriptorOf(socket)
   if (fd !== undefined) native().abortOnClose(fd)
   socket.destroy()
+}
+
+export interface BufferedSocket {
+  /** Has the connection, paused; `resume()` begins. */
+  readonly socket: Socket
+  /** What Node had read already; comes before everything else. */
+  readonly early: Uint8Array | undefined
+}
+
+/**
+ * Moves a connection to a socket that reads into `buffer` and calls `onBytes(count)` for each read, where an ordinary one
+ * makes a new buffer each time. Any number of sockets may share the buffer: its bytes are only good until `onBytes`
+ * returns. The socket given is left closed. Undefined where that was closed already.
+ */
+export function readInto(buffer: Uint8Array, given: Socket, onBytes: (count: number) => void): BufferedSocket | undefined {
+  const inner = given as WithHandle
+  const handle = inner._handle
+  if (!handle || given.destroyed) return undefined
+  const early: unknown = given.read()
+  inner._handle = null
+  const callback = (count: number): boolean => {
+    onBytes(count)
+    return true
+  }
+  // net.Server makes the sockets that it accepts from a handle, paused; these two options have no public name either.
+  const options: object = { handle, pauseOnCreate: true, allowHalfOpen: given.allowHalfOpen, onread: { buffer, callback } }
+  const socket = new Socket(options)
+  given.destroy()
+  return { socket, early: early instanceof Uint8Array ? early : undefined }
+}
+
+/** Hands the first `length` bytes to the kernel, past Node's queue, which must be empty; returns how many it took. */
+export function sendAtOnce(socket: Socket, bytes: Uint8Array, length: number): number {
+  const fd = descriptorOf(socket)
+  return fd === undefined ? 0 : native().trySend(fd, bytes, length)
 }

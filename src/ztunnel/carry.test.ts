@@ -74,6 +74,24 @@ test('bytes, half-close both ways, and what was carried', async () => {
   expect(await carried).toEqual({ sent: 10, received: 14, because: 'finished' })
 })
 
+test.each([['a few', 5], ['many', 3 << 20]])('%s bytes of which Node had read the first arrive in their order, and so does the end', async (_much, size) => {
+  const text = Buffer.from(Uint8Array.from({ length: size }, (_, i) => (i * 31 + (i >> 8)) % 251))
+  const source = createServer((socket) => kept(socket).end(text))
+  const first = kept(connect({ port: await listening(source), host: '127.0.0.1', allowHalfOpen: true }))
+  await once(first, 'readable')
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  expect(first.readableLength).toBeGreaterThan(0)
+  const second = kept(connect({ port: (back.address() as AddressInfo).port, host: '127.0.0.1', allowHalfOpen: true }))
+  await once(second, 'connect')
+  const over = carry(first, second)
+  const server = await accepted
+  expect(Buffer.concat((await server.toArray()) as Buffer[]).equals(text)).toBe(true)
+  server.end()
+  expect(await over).toEqual({ sent: size, received: 0, because: 'finished' })
+  expect([first.destroyed, second.destroyed]).toEqual([true, true])
+  source.close()
+})
+
 describe('a reset is passed on', () => {
   test('while both are read', async () => {
     const { client, server } = await pair()

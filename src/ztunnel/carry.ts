@@ -1,7 +1,7 @@
 // Carries bytes between two TCP sockets: half-close stays half-close, a reset stays a reset, and what one side cannot
 // take the other stops sending. The one interface behind which native code will carry bytes later.
 import type { Socket } from 'node:net'
-import { abortSocket } from '../kernel/live-socket.ts'
+import { abortSocket, readInto, sendAtOnce } from '../kernel/live-socket.ts'
 import { forgetReset, watchForReset } from './reset-watch.ts'
 
 export interface Carried {
@@ -13,9 +13,16 @@ export interface Carried {
   readonly because: 'finished' | 'resetByFirst' | 'resetBySecond'
 }
 
-/** Takes over both sockets (allowHalfOpen, paused or not yet read from) until both are closed. Never rejects. */
+/** Shared by all connections: what was read has left it, or was copied, before anything else is read. */
+const buffer = Buffer.allocUnsafeSlow(256 * 1024)
+
+/** Takes over both sockets (allowHalfOpen, paused or not yet read from) and leaves them closed. Never rejects. */
 export function carry(first: Socket, second: Socket): Promise<Carried> {
   return new Promise((resolve) => {
+    const fromFirst = readInto(buffer, first, (count) => pass(count, a, b))
+    const fromSecond = readInto(buffer, second, (count) => pass(count, b, a))
+    const a = fromFirst?.socket ?? first
+    const b = fromSecond?.socket ?? second
     let because: Carried['because'] = 'finished'
     let open = 2
     const follow = (socket: Socket, by: 'resetByFirst' | 'resetBySecond', other: Socket): void => {
@@ -25,9 +32,9 @@ export function carry(first: Socket, second: Socket): Promise<Carried> {
       }
       const onClose = (): void => {
         forgetReset(socket)
-        if (--open === 0) resolve({ sent: first.bytesRead, received: second.bytesRead, because })
+        if (--open === 0) resolve({ sent: a.bytesRead, received: b.bytesRead, because })
       }
-      socket.on('error', onReset).on('close', onClose)
+      socket.on('error', onReset).on('close', onClose).on('end', () => other.end())
       watchForReset(socket, () => {
         onReset()
         socket.destroy()
@@ -36,10 +43,25 @@ export function carry(first: Socket, second: Socket): Promise<Carried> {
       if (socket.destroyed) onReset()
       if (socket.closed) onClose()
     }
-    // pipe() stops reading while the other side's buffer is full, and ends it when this side has finished sending.
-    first.pipe(second)
-    second.pipe(first)
-    follow(first, 'resetByFirst', second)
-    follow(second, 'resetBySecond', first)
+    follow(a, 'resetByFirst', b)
+    follow(b, 'resetBySecond', a)
+    begin(fromFirst?.early, a, b)
+    begin(fromSecond?.early, b, a)
+  })
+}
+
+function begin(early: Uint8Array | undefined, from: Socket, to: Socket): void {
+  if (early) to.write(early)
+  from.resume()
+}
+
+/** Passes on what `from` just read. What `to` does not take at once is copied, and `from` is not read until it is gone. */
+function pass(count: number, from: Socket, to: Socket): void {
+  const sent = to.writableLength === 0 ? sendAtOnce(to, buffer, count) : 0
+  if (sent === count) return
+  from.pause()
+  to.write(Buffer.from(buffer.subarray(sent, count)), (error) => {
+    // An error closes `to`, and that resets `from`.
+    if (!error && !from.destroyed) from.resume()
   })
 }
