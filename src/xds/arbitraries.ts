@@ -69,8 +69,8 @@ export const workload: fc.Arbitrary<Workload> = fc.record({
   services: fc.array(fc.tuple(serviceName, ports), { maxLength: 3 }).map((entries) => new Map(entries)),
 }, {
   requiredKeys: [
-    'uid', 'name', 'namespace', 'ips', 'network', 'trustDomain', 'serviceAccount', 'node', 'clusterId', 'tunnelProtocol', 'nativeTunnel', 'isHostNetwork',
-    'canonicalName', 'canonicalRevision', 'workloadType', 'workloadName', 'isHealthy', 'capacity', 'locality', 'policies', 'services',
+    'uid', 'name', 'namespace', 'ips', 'network', 'trustDomain', 'serviceAccount', 'node', 'clusterId', 'tunnelProtocol',
+    'nativeTunnel', 'isHostNetwork', 'canonicalName', 'canonicalRevision', 'workloadType', 'workloadName', 'isHealthy', 'capacity', 'locality', 'policies', 'services',
   ],
 })
 

@@ -355,6 +355,23 @@ describe('limits of the server', () => {
     await until(() => a.names.length === 4, 'the other stream')
   })
 
+  test('metadata nested without end ends its stream, too', async () => {
+    const { port } = await controlPlane()
+    // Values that are lists of one value, 5,000 deep, as the node's metadata.
+    let value: Buffer = Buffer.alloc(0)
+    const wrap = (tag: number, content: Buffer): Buffer => {
+      const head = [tag]
+      let { length } = content
+      for (; length > 127; length >>>= 7) head.push((length & 127) | 128)
+      return Buffer.concat([Buffer.from([...head, length]), content])
+    }
+    for (let i = 0; i < 5_000; i++) value = wrap(0x32, wrap(0x0a, value))
+    const entry = wrap(0x0a, Buffer.concat([wrap(0x0a, Buffer.from('k')), wrap(0x12, value)]))
+    const request = wrap(0x0a, Buffer.concat([wrap(0x0a, Buffer.from('n')), wrap(0x1a, entry)]))
+    expect((await outcome(port, [request])).code).toBe(grpcStatus.INTERNAL)
+    await node(port).client.ready()
+  })
+
   test('a stream without node, of an unknown type, or with nothing to say is let go', async () => {
     const { port } = await controlPlane({ limits: { firstRequestMs: 50 } })
     expect(await outcome(port, [Buffer.alloc(0)])).toMatchObject({ code: grpcStatus.INVALID_ARGUMENT, details: 'the first request has no node id' })

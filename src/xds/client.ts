@@ -34,6 +34,9 @@ const everyday: ReadonlySet<number> = new Set([
   grpcStatus.OK, grpcStatus.CANCELLED, grpcStatus.UNKNOWN, grpcStatus.DEADLINE_EXCEEDED, grpcStatus.UNAVAILABLE,
 ])
 
+// A stream that lasted so long and was of use is followed by the next without much waiting.
+const healthyMs = 5_000
+
 function serialize(request: Request): Buffer {
   return Buffer.from(toBinary(DeltaDiscoveryRequestSchema, create(DeltaDiscoveryRequestSchema, request)))
 }
@@ -52,6 +55,7 @@ export class XdsClient {
   #call: Call | undefined
   #running: Promise<void> | undefined
   #unsent: string[] = []
+  #hasAccepted = false
 
   constructor(options: XdsClientOptions) {
     this.#options = options
@@ -143,11 +147,16 @@ export class XdsClient {
   async #run(): Promise<void> {
     const { signal } = this.#stop
     while (!signal.aborted) {
+      const fromMs = performance.now()
+      this.#hasAccepted = false
       const { because, isEveryday } = await this.#session()
       if (signal.aborted) break
+      // A server that answers and hangs up at once must not be called again at once for ever.
+      if (this.#hasAccepted && performance.now() - fromMs >= healthyMs) this.#backoff.succeeded()
       const delayMs = this.#backoff.next()
       const { attempts: attempt } = this.#backoff
-      this.#log[isEveryday && attempt < 5 ? 'info' : 'warn']({ because, attempt, delayMs, 'xds.address': this.#options.address }, 'xds stream ended')
+      const level = isEveryday && attempt < 5 ? 'info' : 'warn'
+      this.#log[level]({ because, attempt, delayMs, 'xds.address': this.#options.address }, 'xds stream ended')
       this.#setState({ t: 'waiting', attempt, delayMs, because })
       await new Promise<void>((resolve) => {
         const done = (): void => {
@@ -170,7 +179,7 @@ export class XdsClient {
       const { token, roots } = this.#options
       // Read now, not at start: both are rotated under our feet.
       const rootsPem = await roots()
-      const bearer = await token?.()
+      const bearer = (await token?.())?.trim()
       if (this.#stop.signal.aborted) return { because: 'closed', isEveryday: true }
       client = this.#dial(rootsPem)
       await this.#connected(client)
@@ -206,8 +215,9 @@ export class XdsClient {
       this.#stop.signal.addEventListener('abort', abort, { once: true })
       client.waitForReady(Date.now() + connectTimeoutMs, (error) => {
         this.#stop.signal.removeEventListener('abort', abort)
-        if (error) reject(new MeshError('CONTROL_PLANE_UNAVAILABLE', `no connection to ${address}: ${error.message}`, { source: 'upstream', cause: error }))
-        else resolve()
+        if (!error) return resolve()
+        const message = `no connection to ${address}: ${error.message}`
+        reject(new MeshError('CONTROL_PLANE_UNAVAILABLE', message, { source: 'upstream', cause: error }))
       })
     })
   }
@@ -268,7 +278,7 @@ export class XdsClient {
 
   #accepted(type: ResourceType, read: ReadResponse, bytes: number, missing: Set<ResourceType>): void {
     const { rejections, delta } = read
-    this.#backoff.succeeded()
+    this.#hasAccepted = true
     if (rejections.length > 0) {
       this.#log.warn({ 'xds.type': type, rejected: rejections.length, first: rejections[0] }, 'xds resources refused')
     }

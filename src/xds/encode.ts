@@ -10,15 +10,16 @@ import type { MatchSchema, StringMatchSchema } from '../proto/security_pb.ts'
 import { Action, AuthorizationSchema, Scope as PolicyScope } from '../proto/security_pb.ts'
 import type { GatewayAddressSchema, NetworkAddressSchema, PortSchema, ServiceSchema, WorkloadSchema } from '../proto/workload_pb.ts'
 import {
-  AddressSchema, AppProtocol, ApplicationTunnel_Protocol, IPFamilies, LoadBalancing_HealthPolicy, LoadBalancing_Mode, LoadBalancing_Scope, NetworkMode,
-  Service_Visibility, TunnelProtocol, WorkloadStatus, WorkloadType,
+  AddressSchema, AppProtocol, ApplicationTunnel_Protocol, IPFamilies, LoadBalancing_HealthPolicy, LoadBalancing_Mode,
+  LoadBalancing_Scope, NetworkMode, Service_Visibility, TunnelProtocol, WorkloadStatus, WorkloadType,
 } from '../proto/workload_pb.ts'
 import { ipToWire } from './resource-types.ts'
 
 const tunnelProtocols = { none: TunnelProtocol.NONE, hbone: TunnelProtocol.HBONE } as const
 const tunnelKinds = { none: ApplicationTunnel_Protocol.NONE, proxy: ApplicationTunnel_Protocol.PROXY } as const
 const appProtocols = {
-  unknown: AppProtocol.UNKNOWN, http11: AppProtocol.HTTP11, http2: AppProtocol.HTTP2, grpc: AppProtocol.GRPC, tcp: AppProtocol.TCP, tls: AppProtocol.TLS,
+  unknown: AppProtocol.UNKNOWN, http11: AppProtocol.HTTP11, http2: AppProtocol.HTTP2,
+  grpc: AppProtocol.GRPC, tcp: AppProtocol.TCP, tls: AppProtocol.TLS,
 } as const
 const workloadTypes = {
   deployment: WorkloadType.DEPLOYMENT, cronjob: WorkloadType.CRONJOB, pod: WorkloadType.POD, job: WorkloadType.JOB,
@@ -93,7 +94,9 @@ export function encodeWorkload(workload: Workload): Uint8Array {
     hostname: workload.hostname ?? '',
     ...(workload.waypoint ? { waypoint: gateway(workload.waypoint) } : {}),
     ...(workload.networkGateway ? { networkGateway: gateway(workload.networkGateway) } : {}),
-    ...(applicationTunnel ? { applicationTunnel: { protocol: tunnelKinds[applicationTunnel.protocol], port: applicationTunnel.port ?? 0 } } : {}),
+    ...(applicationTunnel
+      ? { applicationTunnel: { protocol: tunnelKinds[applicationTunnel.protocol], port: applicationTunnel.port ?? 0 } }
+      : {}),
     ...(hasLocality ? { locality } : {}),
     ...(workload.capacity === 1 ? {} : { capacity: workload.capacity }),
   }

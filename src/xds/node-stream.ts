@@ -73,7 +73,10 @@ export class NodeStream {
   handle(request: DeltaDiscoveryRequest): void {
     if (this.#isOver) return
     const type = typeOfUrl(request.typeUrl)
-    if (!type) return this.end(grpcStatus.INVALID_ARGUMENT, `resources of type ${JSON.stringify(request.typeUrl.slice(0, 200))} are not served here`)
+    if (!type) {
+      const wanted = JSON.stringify(request.typeUrl.slice(0, 200))
+      return this.end(grpcStatus.INVALID_ARGUMENT, `resources of type ${wanted} are not served here`)
+    }
     const complaint = this.#complaint(request)
     if (complaint !== undefined) return this.end(grpcStatus.RESOURCE_EXHAUSTED, complaint)
     const interest = { subscribe: request.resourceNamesSubscribe, unsubscribe: request.resourceNamesUnsubscribe }
@@ -103,7 +106,8 @@ export class NodeStream {
     const nonce = nonces.toString(36)
     const { seq } = this.#context.logs[type]
     const bytes = encodeResponse({ typeUrl: typeUrls[type], nonce, systemVersion: String(seq), removed: push.removed }, push.frames)
-    const timer = this.#after(this.#context.limits.answerMs, () => this.end(grpcStatus.DEADLINE_EXCEEDED, `a push of ${type} was not answered`))
+    const giveUp = (): void => this.end(grpcStatus.DEADLINE_EXCEEDED, `a push of ${type} was not answered`)
+    const timer = this.#after(this.#context.limits.answerMs, giveUp)
     channel.waiting = { nonce, sinceMs: Date.now(), names: push.names, removed: push.removed, timer }
     this.record.progress[type].pushes += 1
     this.#context.onPush?.({ type, resources: push.names.length, removed: push.removed.length, bytes: bytes.length })

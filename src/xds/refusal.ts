@@ -36,7 +36,9 @@ export function readRefusal(status: Status, pushed: readonly string[]): Rejectio
     if (typeUrl !== badRequestUrl) continue
     try {
       const { fieldViolations } = fromBinary(BadRequestSchema, value)
-      const violations = fieldViolations.slice(0, maxNamed).map(({ field, description }) => ({ name: field, because: description.slice(0, maxReason) }))
+      const violations = fieldViolations
+        .slice(0, maxNamed)
+        .map(({ field, description }) => ({ name: field, because: description.slice(0, maxReason) }))
       if (violations.length > 0) return violations
     } catch {
       // Not what it says it is: its text is left.

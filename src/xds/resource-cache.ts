@@ -92,7 +92,11 @@ export class ResourceCache {
     return await this.#read(resources, (raw) => ({ ...raw, typeUrl: typeUrls[this.type] }), [])
   }
 
-  async #read<T>(sources: readonly T[], open: (source: T) => RawResource & { typeUrl: string }, removed: readonly string[]): Promise<ReadResponse> {
+  async #read<T>(
+    sources: readonly T[],
+    open: (source: T) => RawResource & { readonly typeUrl: string },
+    removed: readonly string[],
+  ): Promise<ReadResponse> {
     const workloads: Workload[] = []
     const services: Service[] = []
     const policies: Authorization[] = []

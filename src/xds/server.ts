@@ -76,7 +76,9 @@ export class XdsServer {
   close(): void {
     this.#isClosed = true
     this.#debounce.close()
-    for (const streams of this.#streams.values()) for (const stream of streams) stream.end(grpcStatus.UNAVAILABLE, 'the control plane stops')
+    for (const streams of this.#streams.values()) {
+      for (const stream of streams) stream.end(grpcStatus.UNAVAILABLE, 'the control plane stops')
+    }
     for (const call of this.#open) refuse(call, grpcStatus.UNAVAILABLE, 'the control plane stops')
   }
 
@@ -112,13 +114,16 @@ export class XdsServer {
 
   #attach(call: XdsCall, identity: string, first: DeltaDiscoveryRequest): void {
     const id = first.node?.id ?? ''
-    if (id === '' || id.length > this.#limits.nameLength) return refuse(call, grpcStatus.INVALID_ARGUMENT, 'the first request has no node id')
+    if (id === '' || id.length > this.#limits.nameLength) {
+      return refuse(call, grpcStatus.INVALID_ARGUMENT, 'the first request has no node id')
+    }
     const metadata = (first.node?.metadata ?? {}) as JsonObject
     const admission = this.#options.admitNode?.(identity, { id, metadata })
     if (admission && !admission.ok) return this.#refuse(call, admission)
     const record = this.#records.connected(id, admission?.identity ?? identity, call.getPeer(), Date.now())
     const streams = this.#streams.get(record) ?? new Set()
-    if (streams.size >= this.#limits.streamsPerNode) return this.#overLimit(call, `more than ${this.#limits.streamsPerNode} streams of one node`)
+    const { streamsPerNode } = this.#limits
+    if (streams.size >= streamsPerNode) return this.#overLimit(call, `more than ${streamsPerNode} streams of one node`)
     this.#streams.set(record, streams)
     const stream = new NodeStream(call, record, this.#context)
     streams.add(stream)

@@ -36,7 +36,10 @@ function block(content: Uint8Array): Buffer {
   return Buffer.concat([length, content])
 }
 
-/** Writes the state; the file has mode 0600. Throws SYSCALL_FAILED, and OVERLOADED where it would be over maxBytes; the old file then stays. */
+/**
+ * Writes the state; the file has mode 0600. Throws SYSCALL_FAILED, and OVERLOADED where it would be over maxBytes; the old file
+ * then stays.
+ */
 export async function saveState({ path, scope, maxBytes = defaultMaxBytes }: StateFileOptions, snapshot: XdsSnapshot): Promise<void> {
   const temporary = `${path}.${randomUUID()}.new`
   let file: FileHandle | undefined
@@ -73,7 +76,9 @@ async function write(file: FileHandle, parts: Iterable<Buffer>, maxBytes: number
   let bytes = digestLength
   for (const part of parts) {
     bytes += part.length
-    if (bytes > maxBytes) throw new MeshError('OVERLOADED', `the state of the mesh is over ${maxBytes} bytes and was not saved`, { detail: { limit: 'maxBytes' } })
+    if (bytes > maxBytes) {
+      throw new MeshError('OVERLOADED', `the state of the mesh is over ${maxBytes} bytes and was not saved`, { detail: { limit: 'maxBytes' } })
+    }
     digest.update(part)
     await writeAll(file, part)
   }
