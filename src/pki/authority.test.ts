@@ -197,7 +197,7 @@ describe('signing', () => {
     expect(await authority.sign({ csrPem: await request({ ...frontend, trustDomain: 'other.example' }), ttlSeconds: 0, caller })).toMatchObject({
       t: 'refused', reason: 'wrongTrustDomain',
     })
-    expect(await authority.sign({ csrPem: await request(), ttlSeconds: 0, caller, impersonated: 'spiffe://cluster.local/ns/shop/sa/admin' })).toMatchObject({
+    expect(await authority.sign({ csrPem: await request(), ttlSeconds: 0, caller, expected: 'spiffe://cluster.local/ns/shop/sa/admin' })).toMatchObject({
       t: 'refused', reason: 'badRequest',
     })
   })

@@ -47,8 +47,8 @@ export interface SignRequest {
   /** 0 asks for the default of a day. */
   readonly ttlSeconds: number
   readonly caller: Caller
-  /** What the asker says it wants; refused unless the request names the same. */
-  readonly impersonated?: string
+  /** The SPIFFE URI that the asker may ask for or said it asks for; refused unless the request names the same. */
+  readonly expected?: string
 }
 
 export interface AuthorityOptions {
@@ -123,7 +123,7 @@ export class Authority {
     return answer
   }
 
-  async #sign({ csrPem, ttlSeconds, caller, impersonated }: SignRequest): Promise<SignAnswer> {
+  async #sign({ csrPem, ttlSeconds, caller, expected }: SignRequest): Promise<SignAnswer> {
     let csr: ReadCsr
     try {
       csr = readCsr(csrPem)
@@ -133,7 +133,7 @@ export class Authority {
     }
     const { identity, publicKey } = csr
     const uri = formatIdentity(identity)
-    if (impersonated !== undefined && impersonated !== uri) return refused('badRequest', `the request names ${uri} and the call ${impersonated}`)
+    if (expected !== undefined && expected !== uri) return refused('badRequest', `the request names ${uri}, but this call is for ${expected}`)
     if (identity.trustDomain !== this.trustDomain) {
       return refused('wrongTrustDomain', `${uri} is not of trust domain ${this.trustDomain}`)
     }
