@@ -23,20 +23,15 @@ export class Subscription {
   #isWildcard: boolean
   #position = 0
   /** Removals before this are no news to a node that never heard of the resource. */
-  readonly #bornAt: number
+  #bornAt = 0
   /** Names to be answered even if nothing changed. */
   readonly #asked = new Set<string>()
-  /** Held by the node from before and gone since. */
-  #gone: string[] = []
   #isFirst = true
 
   constructor(log: ResourceLog, first: Interest & { readonly initialVersions: Readonly<Record<string, string>> }, maxBytes: number) {
     this.#log = log
     this.#maxBytes = maxBytes
-    this.#bornAt = log.seq
     this.#known = new Map(Object.entries(first.initialVersions))
-    this.#gone = [...this.#known.keys()].filter((name) => !log.get(name))
-    for (const name of this.#gone) this.#known.delete(name)
     this.#isWildcard = first.subscribe.length === 0
     this.#change(first, false)
   }
@@ -87,13 +82,22 @@ export class Subscription {
   next(): Push | undefined {
     if (!this.#isFirst && this.#position === this.#log.seq && this.#asked.size === 0) return undefined
     const draft = new Draft(this.#maxBytes)
-    for (const name of this.#gone) if (!this.#log.get(name)) draft.removed.push(name)
-    this.#gone = []
+    if (this.#isFirst) this.#removeGone(draft)
     this.#answerAsked(draft)
     this.#scan(draft)
     if (!this.#isFirst && draft.isEmpty) return undefined
     this.#isFirst = false
     return draft
+  }
+
+  /** What the node holds from before and is gone now. Not at birth: until the first push the log may forget removals. */
+  #removeGone(draft: Draft): void {
+    this.#bornAt = this.#log.seq
+    for (const name of this.#known.keys()) {
+      if (this.#log.get(name)) continue
+      this.#known.delete(name)
+      draft.removed.push(name)
+    }
   }
 
   #answerAsked(draft: Draft): void {
