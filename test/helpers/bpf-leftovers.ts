@@ -91,6 +91,11 @@ export async function differencesFrom(
   }
 }
 
+/** Only what appeared since. What vanished was a ghost of an earlier test, or somebody else's. */
+export async function leftoversSince(before: MachineState, settleMs = 10_000): Promise<string[]> {
+  return (await differencesFrom(before, { settleMs, ignore: /^[a-z ]+ vanished: / })).toSorted()
+}
+
 async function output(file: string, args: readonly string[]): Promise<string> {
   try {
     return (await run(file, [...args], { maxBuffer: 1 << 26 })).stdout

@@ -1,6 +1,6 @@
 // Runs around all tests that make namespaces: after the last one the machine must be as it was before the first. Only where
 // nothing else runs (CI, or SIDESTEP_TEST_LEFTOVERS=1), because it looks at the whole machine.
-import { differencesFrom, snapshotMachine } from './bpf-leftovers.ts'
+import { leftoversSince, snapshotMachine } from './bpf-leftovers.ts'
 import type { MachineState } from './bpf-leftovers.ts'
 
 let before: MachineState | undefined
@@ -11,8 +11,7 @@ export async function setup(): Promise<void> {
 
 export async function teardown(): Promise<void> {
   if (!before) return
-  // What vanished was somebody else's: we began with nothing of ours.
-  const left = (await differencesFrom(before, { settleMs: 10_000 })).filter((line) => !/^[^:]* vanished: /.test(line))
+  const left = await leftoversSince(before)
   if (left.length === 0) return
   process.exitCode = 1
   throw new Error(`the tests left something on this machine:\n${left.join('\n')}`)

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
-import { differencesFrom, snapshotMachine } from '../helpers/bpf-leftovers.ts'
+import { leftoversSince, snapshotMachine } from '../helpers/bpf-leftovers.ts'
 import { uniqueName } from '../helpers/instances.ts'
 
 const program = fileURLToPath(new URL('../../src/bin/sidestep.ts', import.meta.url))
@@ -22,7 +22,7 @@ test('the demo keeps every claim it makes and leaves nothing behind', async () =
   expect(output()).toContain('nothing is left')
   expect(output()).not.toMatch(/^NO /m)
   expect(code).toBe(0)
-  expect(await differencesFrom(before)).toEqual([])
+  expect(await leftoversSince(before)).toEqual([])
 })
 
 test('the demo shows live rates until it is interrupted, and then leaves nothing behind', async () => {
@@ -34,5 +34,5 @@ test('the demo shows live rates until it is interrupted, and then leaves nothing
   child.kill('SIGINT')
   expect((await closed)[0]).toBe(0)
   expect(output()).toContain('nothing is left')
-  expect(await differencesFrom(before)).toEqual([])
+  expect(await leftoversSince(before)).toEqual([])
 })
