@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, describe, expect, test } from 'vitest'
 import { runCommand } from '../../src/local/command.ts'
-import { differencesFrom, snapshotMachine } from '../helpers/bpf-leftovers.ts'
+import { leftoversSince, snapshotMachine } from '../helpers/bpf-leftovers.ts'
 import { partNames } from './report.ts'
 import type { Report, Row } from './report.ts'
 import { inTurns, quantile, spreadOf } from './samples.ts'
@@ -70,7 +70,7 @@ test('a quick run measures every part, and its JSON says what the table shows', 
   expect(report.bytes.baseline).toBeGreaterThan(0)
   expect(report.bytes.measured).toBeGreaterThan(0)
   expect(report.bytes.ztunnels).toBeGreaterThanOrEqual(2 * report.bytes.measured)
-  expect(await differencesFrom(before)).toEqual([])
+  expect(await leftoversSince(before)).toEqual([])
 }, 150_000)
 
 test.each([['SIGINT', 130], ['SIGTERM', 143]] as const)('%s in the middle ends it and removes what it made', async (signal, status) => {
@@ -84,7 +84,7 @@ test.each([['SIGINT', 130], ['SIGTERM', 143]] as const)('%s in the middle ends i
     stderr += text
   })
   expect((await ended)[0], stderr).toBe(status)
-  expect(await differencesFrom(before)).toEqual([])
+  expect(await leftoversSince(before)).toEqual([])
 }, 60_000)
 
 test('what it cannot do it says in a sentence', async () => {
