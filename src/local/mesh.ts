@@ -8,6 +8,7 @@ import type { Logger } from '../core/log.ts'
 import type { ExecPlan, LocalStatus, RunRequest } from '../model/local-status.ts'
 import { objectKey, type ManifestObject } from '../model/manifest.ts'
 import { manifestFiles, parseManifest, type ParsedManifest } from '../model/manifest-parse.ts'
+import type { RuntimeFacts } from '../model/running-pod.ts'
 import { maxNodes, nodeName } from './addresses.ts'
 import { EnrolmentAgent } from './agent.ts'
 import { CaptureGate } from './capture-gate.ts'
@@ -20,6 +21,7 @@ import { endpointPods, meshStatus } from './mesh-status.ts'
 import type { Pod } from './pod.ts'
 import { PodSet } from './pod-set.ts'
 import { identify } from './process-identity.ts'
+import { runtimeFacts } from './runtime-facts.ts'
 import { isVirtual, routeOf, ServiceAddresses } from './services.ts'
 import { lockInstance, makeStateDirectories, removeState, statePaths, writeRecord, type InstanceLock, type StatePaths } from './state.ts'
 import { makeTopology, type Topology, type VirtualNode } from './virtual-node.ts'
@@ -44,6 +46,8 @@ export interface LocalMeshOptions {
   /** PATH of containers and ztunnels. */
   readonly hostPath?: string
   readonly logger: Logger
+  /** Called with what runs, after everything that may have changed it. */
+  readonly onFacts?: (facts: RuntimeFacts) => void
 }
 
 const defaultZtunnel = (): string[] => [process.execPath, fileURLToPath(new URL('../bin/ztunnel.ts', import.meta.url))]
@@ -57,6 +61,7 @@ export class LocalMesh {
   readonly #lock: InstanceLock
   readonly #ztunnelCommand: readonly string[]
   readonly #hostPath: string
+  readonly #onFacts: LocalMeshOptions['onFacts']
   readonly #topology: Topology
   readonly #dialer = new NodeDialer()
   readonly #catalogue = new Catalogue()
@@ -81,6 +86,7 @@ export class LocalMesh {
     this.#isMeshed = options.mesh ?? true
     this.#ztunnelCommand = options.ztunnelCommand ?? defaultZtunnel()
     this.#hostPath = options.hostPath ?? defaultHostPath
+    this.#onFacts = options.onFacts
     this.#lock = lock
     this.#topology = topology
     this.#desired = this.#catalogue.desired()
@@ -188,6 +194,7 @@ export class LocalMesh {
       pod.recheckCapture()
     }
     void this.#syncServices()
+    this.#onFacts?.(runtimeFacts(this.#pods.pods, this.#desired.services, this.#addresses))
     this.#report()
   }
 

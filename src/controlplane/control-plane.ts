@@ -1,0 +1,180 @@
+// Composes the control plane: objects and facts go in, get translated, and what changed is published to all nodes. Says what
+// became of each object. It neither listens on a port nor signs anything; those take what they need of it.
+import { describeError } from '../core/errors.ts'
+import type { Identity } from '../core/identity.ts'
+import type { Logger } from '../core/log.ts'
+import type { ControlPlaneStatus, ObjectStatus } from '../model/control-plane-status.ts'
+import type { StateDelta } from '../model/workload-store.ts'
+import type { NodeStatus } from '../xds/node-records.ts'
+import type { XdsStore } from '../xds/store.ts'
+import type { ConfigSource } from './config-source.ts'
+import type { PodSource } from './pod-source.ts'
+import { Residents } from './residents.ts'
+import { allProblems, controlPlaneStatus, objectStatus, type StatusFacts } from './status.ts'
+import { StatusFile } from './status-file.ts'
+import { defaultSettings, type TranslateSettings } from './translate/settings.ts'
+import { Translator } from './translate/translator.ts'
+
+/** Changes that come together are translated together; the server of the nodes waits longer. */
+const quietMs = 10
+const longestWaitMs = 100
+/** How often what nodes said is looked at for the status file. */
+const nodesLookMs = 1000
+
+export interface ControlPlaneOptions {
+  readonly settings?: Partial<TranslateSettings>
+  readonly config: ConfigSource
+  readonly pods: PodSource
+  readonly store: Pick<XdsStore, 'apply' | 'replace'>
+  /** What nodes said, for the status. */
+  readonly nodes?: () => readonly NodeStatus[]
+  readonly statusFile?: string
+  readonly logger: Logger
+  /** After each translation that changed something, with how long it took. */
+  readonly onPublished?: (delta: Required<StateDelta>, translateMs: number) => void
+}
+
+export class ControlPlane {
+  readonly #options: ControlPlaneOptions
+  readonly #logger: Logger
+  readonly #translator: Translator
+  readonly #residents: Residents
+  readonly #file: StatusFile | undefined
+  #isReady = false
+  #isClosed = false
+  #timer: NodeJS.Timeout | undefined
+  #firstChangeMs: number | undefined
+  #nodesTimer: NodeJS.Timeout | undefined
+  #nodesSeen = ''
+  #problemsLogged = new Set<string>()
+
+  constructor(options: ControlPlaneOptions) {
+    this.#options = options
+    this.#logger = options.logger
+    this.#translator = new Translator({ ...defaultSettings, ...options.settings })
+    this.#residents = new Residents((namespace) => this.#translator.objects.get(`Namespace ${namespace}`)?.metadata.labels ?? {})
+    if (options.statusFile !== undefined) this.#file = new StatusFile(options.statusFile, () => this.status(), this.#logger)
+  }
+
+  /** Reads everything there is and publishes it whole. Rejects with what the sources reject with. */
+  async start(): Promise<void> {
+    const { config, pods } = this.#options
+    await pods.start({
+      putPod: (pod) => {
+        this.#residents.putPod(pod)
+        this.#translator.putPod(pod)
+        this.#changed()
+      },
+      removePod: (namespace, name) => {
+        this.#residents.removePod(namespace, name)
+        this.#translator.removePod(namespace, name)
+        this.#changed()
+      },
+      setServiceIps: (namespace, name, ips) => {
+        this.#translator.setServiceIps(namespace, name, ips)
+        this.#changed()
+      },
+    })
+    await config.start((changes) => {
+      this.#translator.apply(changes)
+      this.#changed()
+    })
+    this.#isReady = true
+    this.#publish(true)
+    this.#nodesTimer = setInterval(() => this.#lookAtNodes(), nodesLookMs)
+    this.#nodesTimer.unref()
+  }
+
+  #changed(): void {
+    if (!this.#isReady || this.#isClosed) return
+    const now = performance.now()
+    this.#firstChangeMs ??= now
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => this.#publish(false), Math.max(0, Math.min(quietMs, this.#firstChangeMs + longestWaitMs - now)))
+  }
+
+  #publish(isWhole: boolean): void {
+    this.#firstChangeMs = undefined
+    const startedMs = performance.now()
+    const delta = this.#translator.flush()
+    const translateMs = performance.now() - startedMs
+    const { workloads, services, policies } = this.#translator
+    if (isWhole) this.#send((store) => store.replace({ workloads: [...workloads.values()], services: [...services.values()], policies: [...policies.values()] }), delta)
+    else if (Object.values(delta).some((part) => part.length > 0)) this.#send((store) => store.apply(delta), delta)
+    this.#options.onPublished?.(delta, translateMs)
+    this.#logProblems()
+    this.#file?.changed()
+  }
+
+  /** What cannot be published (an address that is none) must not keep the rest from the nodes. */
+  #send(all: (store: Pick<XdsStore, 'apply' | 'replace'>) => void, delta: Required<StateDelta>): void {
+    const { store } = this.#options
+    try {
+      all(store)
+      return
+    } catch (error) {
+      this.#logger.error({ because: describeError(error) }, 'changes cannot be published as a whole, trying each')
+    }
+    const each = [
+      { removedAddresses: delta.removedAddresses, removedPolicies: delta.removedPolicies },
+      ...delta.services.map((service) => ({ services: [service] })),
+      ...delta.workloads.map((workload) => ({ workloads: [workload] })),
+      ...delta.policies.map((policy) => ({ policies: [policy] })),
+    ]
+    for (const part of each) {
+      try {
+        store.apply(part)
+      } catch (error) {
+        this.#logger.error({ because: describeError(error), resource: JSON.stringify(part).slice(0, 500) }, 'a resource cannot be published')
+      }
+    }
+  }
+
+  #logProblems(): void {
+    const problems = new Map(allProblems({ translator: this.#translator, problems: this.#options.config.problems() })
+      .map((problem) => [`${problem.file} ${problem.line} ${problem.object ?? ''} ${problem.reason}`, problem]))
+    for (const [id, problem] of problems) {
+      if (!this.#problemsLogged.has(id)) this.#logger.warn({ ...problem }, 'object is not in force as written')
+    }
+    this.#problemsLogged = new Set(problems.keys())
+  }
+
+  #lookAtNodes(): void {
+    if (!this.#file) return
+    const seen = JSON.stringify((this.#options.nodes?.() ?? []).map(({ node, disconnectedAtMs, types, nacks }) => [
+      node, disconnectedAtMs === undefined, nacks.length,
+      ...Object.values(types).map(({ acked, nacked, behind, waitingSinceMs }) => [acked, nacked, behind === 0, waitingSinceMs === undefined]),
+    ]))
+    if (seen === this.#nodesSeen) return
+    this.#nodesSeen = seen
+    this.#file.changed()
+  }
+
+  get #facts(): StatusFacts {
+    const { config, nodes } = this.#options
+    return { isReady: this.#isReady, translator: this.#translator, problems: config.problems(), notes: config.notes(), nodes: nodes?.() ?? [] }
+  }
+
+  status(): ControlPlaneStatus {
+    return controlPlaneStatus(this.#facts)
+  }
+
+  /** `key` as objectKey gives it; undefined if nobody wrote such an object. */
+  objectStatus(key: string): ObjectStatus | undefined {
+    return objectStatus(key, this.#facts)
+  }
+
+  /** For the certificate authority: true, or why the node must not have a certificate of that identity. */
+  mayHave(node: string, identity: Identity): true | string {
+    return this.#residents.mayHave(node, identity)
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true
+    clearTimeout(this.#timer)
+    clearInterval(this.#nodesTimer)
+    this.#options.config.close()
+    this.#options.pods.close()
+    await this.#file?.close()
+  }
+}

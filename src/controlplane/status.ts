@@ -1,0 +1,118 @@
+// What became of each object: whether it is in force as written, what it was translated to, and which nodes took that. Computed
+// when somebody asks, from what others know; nothing is kept here.
+import type { ControlPlaneStatus, ObjectStatus } from '../model/control-plane-status.ts'
+import { objectKey, type Problem } from '../model/manifest.ts'
+import type { NodeStatus } from '../xds/node-records.ts'
+import type { ResourceType } from '../xds/resource-types.ts'
+import type { Translator } from './translate/translator.ts'
+
+export interface StatusFacts {
+  readonly isReady: boolean
+  readonly translator: Translator
+  /** Of the source. */
+  readonly problems: readonly Problem[]
+  readonly notes: readonly Problem[]
+  readonly nodes: readonly NodeStatus[]
+}
+
+export function controlPlaneStatus(facts: StatusFacts): ControlPlaneStatus {
+  const { translator } = facts
+  const byObject = new Map<string, Problem[]>()
+  for (const problem of facts.problems) {
+    if (problem.object === undefined) continue
+    const list = byObject.get(problem.object)
+    if (list) list.push(problem)
+    else byObject.set(problem.object, [problem])
+  }
+  const answers = new Answers(facts.nodes)
+  const objects: ObjectStatus[] = []
+  for (const [key, object] of translator.objects) {
+    objects.push(statusOf(key, object.origin, byObject.get(key) ?? [], translator, answers))
+    byObject.delete(key)
+  }
+  // Never good so far, so not in force in any state.
+  for (const [key, problems] of byObject) if (problems[0]) objects.push(statusOf(key, problems[0], problems, translator, answers))
+  return {
+    ready: facts.isReady,
+    objects: objects.sort((a, b) => (a.object < b.object ? -1 : 1)),
+    problems: facts.problems.filter(({ object }) => object === undefined).map(plain),
+    notes: facts.notes.map(plain),
+    workloads: translator.workloads.size,
+    services: translator.services.size,
+    policies: translator.policies.size,
+  }
+}
+
+/** Undefined if nobody wrote such an object. */
+export function objectStatus(key: string, facts: StatusFacts): ObjectStatus | undefined {
+  const problems = facts.problems.filter(({ object }) => object === key)
+  const origin = facts.translator.objects.get(key)?.origin ?? problems[0]
+  return origin && statusOf(key, origin, problems, facts.translator, new Answers(facts.nodes))
+}
+
+/** Every problem with the place where it is, for logs. */
+export function allProblems({ translator, problems }: Pick<StatusFacts, 'translator' | 'problems'>): Problem[] {
+  const said = [...translator.remarks].flatMap(([key, remarks]) => {
+    const object = translator.objects.get(key)
+    return object ? remarks.problems.map((reason): Problem => ({ ...object.origin, object: objectKey(object), reason })) : []
+  })
+  return [...problems, ...said]
+}
+
+function plain({ file, line, reason }: Problem): { file: string; line: number; reason: string } {
+  return { file, line, reason }
+}
+
+function statusOf(
+  key: string, { file, line }: { readonly file: string; readonly line: number }, problems: readonly Problem[], translator: Translator, answers: Answers,
+): ObjectStatus {
+  const remarks = translator.remarksOf(key)
+  const { addresses, policies } = translator.resourcesOf(key)
+  const all = [...problems.map((problem) => `${problem.file}:${problem.line}: ${problem.reason}`), ...remarks.problems]
+  return {
+    object: key, file, line, accepted: all.length === 0, problems: all, notes: [...remarks.notes], resources: [...addresses, ...policies],
+    ...answers.to('address', addresses, 'authorization', policies),
+  }
+}
+
+/** What nodes said, prepared for many questions. */
+class Answers {
+  readonly #nodes: readonly NodeStatus[]
+  readonly #refusals = new Map<string, Map<string, string>>()
+
+  constructor(nodes: readonly NodeStatus[]) {
+    this.#nodes = nodes.filter(({ disconnectedAtMs }) => disconnectedAtMs === undefined)
+    for (const { node, nacks } of this.#nodes) {
+      for (const { type, resource, because } of nacks) {
+        const id = `${type} ${resource}`
+        const byNode = this.#refusals.get(id)
+        if (byNode) byNode.set(node, because)
+        else this.#refusals.set(id, new Map([[node, because]]))
+      }
+    }
+  }
+
+  to(...asked: readonly [ResourceType, readonly string[], ResourceType, readonly string[]]): Pick<ObjectStatus, 'acked' | 'pending' | 'nacked'> {
+    const [firstType, firstNames, secondType, secondNames] = asked
+    const names = [...firstNames.map((name) => [firstType, name] as const), ...secondNames.map((name) => [secondType, name] as const)]
+    const acked: string[] = []
+    const pending: string[] = []
+    const nacked: { node: string; because: string }[] = []
+    if (names.length === 0) return { acked, pending, nacked }
+    for (const { node, types } of this.#nodes) {
+      const refusals = names.map(([type, name]) => this.#refusals.get(`${type} ${name}`)?.get(node)).filter((because) => because !== undefined)
+      if (refusals.length > 0) {
+        nacked.push(...[...new Set(refusals)].map((because) => ({ node, because })))
+        continue
+      }
+      // A node that is behind says how much it is behind, not in what: then nothing is claimed.
+      const isThere = [...new Set(names.map(([type]) => type))].every((type) => {
+        const { subscribed, behind, waitingSinceMs } = types[type]
+        return subscribed !== 'none' && behind === 0 && waitingSinceMs === undefined
+      })
+      if (isThere) acked.push(node)
+      else pending.push(node)
+    }
+    return { acked, pending, nacked }
+  }
+}
