@@ -168,6 +168,7 @@ describe('PeerAuthentication', () => {
     expect(allows(undefined)).toBe(true)
     expect(translator.remarksOf('PeerAuthentication shop/b').problems).toEqual([expect.stringContaining('PeerAuthentication shop/a')])
     expect(world([peer('shop/a', permissive), peer('shop/b', strict, { creationTimestamp: '2020-01-01T00:00:00Z' })]).allows(undefined)).toBe(false)
+    expect(translator.resourcesOf('PeerAuthentication shop/b').policies).toEqual(['sidestep-system/istio_converted_static_strict'])
     translator.remove('PeerAuthentication shop/a')
     translator.flush()
     expect(translator.remarksOf('PeerAuthentication shop/b').problems).toEqual([])

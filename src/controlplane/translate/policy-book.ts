@@ -142,7 +142,9 @@ export class PolicyBook {
   /** Keys of what an object was translated to. */
   outputsOf(object: AuthorizationPolicyManifest | PeerAuthenticationManifest): string[] {
     const key = object.kind === 'AuthorizationPolicy' ? policyKey(object.metadata) : convertedKey(object)
-    return this.#outputs.has(key) ? [key] : []
+    if (this.#outputs.has(key)) return [key]
+    const isPlainlyStrict = object.kind === 'PeerAuthentication' && object.spec.mtls?.mode === 'STRICT' && peerScope(object, this.#settings).t !== 'refused'
+    return isPlainlyStrict ? [policyKey(strictPolicy(this.#settings))] : []
   }
 
   /** Keys of the policies that a workload names, in order. */
