@@ -96,10 +96,17 @@ export async function leftoversSince(before: MachineState, settleMs = 10_000): P
   return (await differencesFrom(before, { settleMs, ignore: /^[a-z ]+ vanished: / })).toSorted()
 }
 
-async function output(file: string, args: readonly string[]): Promise<string> {
+/** These tools walk /proc or kernel ids, and give up where something ends under their eyes: then they are asked again. */
+const attempts = 5
+
+async function output(file: string, args: readonly string[], attempt = 1): Promise<string> {
   try {
     return (await run(file, [...args], { maxBuffer: 1 << 26 })).stdout
   } catch (cause) {
+    if (attempt < attempts) {
+      await sleep(50)
+      return output(file, args, attempt + 1)
+    }
     throw new MeshError('COMMAND_FAILED', `${file} ${args.join(' ')} failed`, { cause })
   }
 }
