@@ -1,0 +1,30 @@
+// Finds out that a peer is gone without having said so: a ping every so often, and an end to the session that does not answer.
+import type { Http2Session } from 'node:http2'
+import type { Clock } from '../core/clock.ts'
+
+/** `onDead` is called at most once, with the session still to be destroyed. Returns how to stop. */
+export function keepAlive(
+  session: Http2Session,
+  clock: Clock,
+  { pingIntervalMs, pingTimeoutMs }: { readonly pingIntervalMs: number; readonly pingTimeoutMs: number },
+  onDead: () => void,
+): () => void {
+  let isStopped = false
+  let cancel = clock.after(pingIntervalMs, ping)
+  function ping(): void {
+    if (isStopped || session.destroyed) return
+    cancel = clock.after(pingTimeoutMs, () => {
+      if (!isStopped) onDead()
+    })
+    session.ping((error) => {
+      // An error means that the session is being destroyed: then stop() comes.
+      if (error || isStopped) return
+      cancel()
+      cancel = clock.after(pingIntervalMs, ping)
+    })
+  }
+  return () => {
+    isStopped = true
+    cancel()
+  }
+}
