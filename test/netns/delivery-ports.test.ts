@@ -1,6 +1,8 @@
 // Deliveries speak under the client's address, so their source ports must keep clear of the client's own: a SYN that meets
 // the four-tuple of a delivery is answered like a lost packet, and its connection takes a second instead of a millisecond.
+// And ports must not run out: all that a captured pod opens goes to one listener.
 import { execFileSync } from 'node:child_process'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { deliveryPorts } from '../../src/kernel/redirection.ts'
 import { runLoad, runProbe, startLoadPeer, startServer } from '../helpers/apps.ts'
@@ -39,4 +41,15 @@ test.each([['the server', []], ['the client', ['--client-closes']]])('hundreds o
   expect(result.count).toBeGreaterThan(100)
   expect(tcpCounter('client', 'TCPSynRetrans')).toBe(0)
   expect(tcpCounter('server', 'TCPChallengeACK')).toBe(0)
+})
+
+test('a pod whose connections it closes itself does not run out of ports', async () => {
+  await using server = await startServer(['--echo', '7001'], world.inside('server'))
+  execFileSync('nsenter', [`--net=${world.netns('client')}`, '--', 'sysctl', '-qw', 'net.ipv4.ip_local_port_range=40000 40099'])
+  // 240 connections within seconds, each of which leaves its port in TIME_WAIT for a minute.
+  for (let round = 0; round < 4; round++) {
+    const result = await runProbe('many', [world.ip('server'), server.port('echo'), 60, '--echo'], world.inside('client'))
+    expect(result).toMatchObject({ ok: true, connected: 60, failures: {} })
+    await sleep(1_200)
+  }
 })
