@@ -25,6 +25,9 @@ import { TunnelStream } from './tunnel-stream.ts'
 
 const { NGHTTP2_CANCEL, NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_NO_ERROR } = http2.constants
 
+/** How long a refused stream may stay open, should that fail. */
+const refusalMs = 1_000
+
 export interface ConnectRequest extends ConnectHeaders {
   readonly peerIdentity: Identity
   readonly authority: Authority
@@ -167,8 +170,8 @@ export class ServerSession {
     this.#plan.events({ t: 'streamRefused', side: 'server', because })
     if (stream.destroyed || stream.closed) return
     stream.respond({ ':status': status }, { endStream: true })
-    // Nothing more is wanted from the client (RFC 9113, 8.1); without this a stream that the client keeps open would count.
-    stream.close(NGHTTP2_NO_ERROR)
+    // Node closes a stream whose request nobody reads once the answer has gone (RFC 9113, 8.1); at once, it would overtake the answer.
+    this.#plan.clock.after(refusalMs, () => stream.close(NGHTTP2_NO_ERROR))
   }
 
   #accept(stream: ServerHttp2Stream, { baggage, carry }: ConnectDecision & { t: 'accept' }, startedMs: number): void {
@@ -184,11 +187,12 @@ export class ServerSession {
     if (this.#streams === 0 && this.#session.closed) this.#end.letGo()
   }
 
+  /** `broken`: the connection was reset, or nghttp2 ended it with a GOAWAY for an error of the protocol that it tells only the peer. */
   #onClose(): void {
     if (this.#isClosed) return
     this.#isClosed = true
     this.#stopPings()
-    this.#plan.events({ t: 'sessionClosed', side: 'server', peer: this.peer, because: this.#because ?? (this.#isDraining ? 'drained' : 'peerClosed') })
+    this.#plan.events({ t: 'sessionClosed', side: 'server', peer: this.peer, because: this.#because ?? (this.#isDraining ? 'drained' : 'broken') })
     this.#plan.onClose()
   }
 }
