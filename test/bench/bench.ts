@@ -23,7 +23,7 @@ Measures plain pods against captured pods on this machine, in turns, and prints 
   --output DIRECTORY   where the JSON goes; build/bench unless told
   --help               this text
 
-Takes about four minutes; with --quick less than one. Progress goes to standard error.
+Takes about three minutes; with --quick less than one. Progress goes to standard error.
 `
 
 const trafficParts = ['throughput', 'pingpong', 'connections'] as const
