@@ -168,6 +168,18 @@ test('64 MiB to a slow reader arrive unharmed, while little of it lies in memory
   expect(most).toBeLessThan(9 * 1_048_576)
 })
 
+test('a reader that is behind gets all of it, even when the connection has gone meanwhile', async () => {
+  const { bench, accepted } = await withStreams()
+  const { stream } = await bench.pool.openTunnel(bench.request())
+  const server = await accepted()
+  stream.end()
+  server.resume().end(Buffer.alloc(3 * 1_048_576, 'x'))
+  await until(() => bench.server.streams === 0)
+  await bench.server.drain()
+  await until(() => bench.sockets.size === 0)
+  expect((await readAll(stream)).length).toBe(3 * 1_048_576)
+})
+
 test('10,000 streams at once share a bounded number of connections', async () => {
   bench = await startBench()
   const { pool, request } = bench
