@@ -13,5 +13,7 @@ export const ztunnelStateSchema = z.object({
     bytesSent: z.int(), bytesReceived: z.int(), existing: z.int(), dnsQueries: z.int(),
   })),
   counters: z.record(z.string(), z.int()),
+  /** Bytes resident. */
+  memory: z.object({ rss: z.int() }),
 })
 export type ZtunnelState = z.infer<typeof ztunnelStateSchema>

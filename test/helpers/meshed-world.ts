@@ -1,9 +1,10 @@
 // A small world for redirection tests: two nodes, captured and plain pods that only hold their namespaces, and the
 // underlay as the outside. Programs are run inside by sentence: world.inside('client').
-import { request } from 'node:http'
+import { ztunnelState } from '../../src/cli/ztunnel-client.ts'
 import { silentLogger } from '../../src/core/log.ts'
 import { underlayIps } from '../../src/local/addresses.ts'
 import { LocalMesh } from '../../src/local/mesh.ts'
+import type { ZtunnelState } from '../../src/model/ztunnel-state.ts'
 import { uniqueName } from './instances.ts'
 import type { RunOptions } from './line-process.ts'
 
@@ -17,28 +18,7 @@ export interface PodSpec {
   readonly probePort?: number
 }
 
-export interface PodCounts {
-  readonly name: string
-  readonly open: number
-  readonly outbound: number
-  readonly inbound: number
-  readonly refused: number
-  readonly failed: number
-  readonly bytesSent: number
-  readonly bytesReceived: number
-  readonly existing: number
-  readonly dnsQueries: number
-}
-
-export interface ZtunnelState {
-  readonly pid: number
-  readonly synced: boolean
-  readonly draining: number
-  readonly connections: { readonly open: number; readonly limit: number }
-  readonly pods: readonly PodCounts[]
-  readonly counters: Readonly<Record<string, number>>
-  readonly memory: { readonly rss: number }
-}
+export type PodCounts = ZtunnelState['pods'][number]
 
 const namespaceOf = (pod: PodSpec): string => (pod.isPlain === true ? 'plain' : pod.failureMode === 'open' ? 'open' : 'closed')
 
@@ -95,21 +75,8 @@ export class World implements AsyncDisposable {
   }
 
   /** What a node's ztunnel says of itself. */
-  async ztunnel(node: 'node-a' | 'node-b'): Promise<ZtunnelState> {
-    const socketPath = `/run/sidestep/${this.mesh.name}/${node}-ztunnel.sock`
-    return new Promise((resolve, reject) => {
-      request({ socketPath, path: '/state' }, (response) => {
-        let text = ''
-        response.setEncoding('utf8').on('data', (chunk: string) => (text += chunk))
-        response.on('end', () => {
-          const state: unknown = JSON.parse(text)
-          if (typeof state === 'object' && state !== null) resolve(state as ZtunnelState)
-          else reject(new TypeError('the admin API answered with no object'))
-        })
-      })
-        .on('error', reject)
-        .end()
-    })
+  ztunnel(node: 'node-a' | 'node-b'): Promise<ZtunnelState> {
+    return ztunnelState(`/run/sidestep/${this.mesh.name}/${node}-ztunnel.sock`)
   }
 
   async counters(node: 'node-a' | 'node-b'): Promise<Readonly<Record<string, number>>> {
