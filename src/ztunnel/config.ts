@@ -2,33 +2,45 @@
 import { z } from 'zod'
 import { MeshError } from '../core/errors.ts'
 
+const endpoint = z.string().regex(/^(none|.+:\d{1,5})$/, 'must be HOST:PORT or none')
+const seconds = (least: number, most: number): z.ZodCoercedNumber => z.coerce.number().int().min(least).max(most)
+
 export const configSchema = z.strictObject({
-  node: z.string().min(1).default('local').describe('Node name, for logs.'),
+  node: z.string().min(1).default('local').describe('Node name: who this is to the control plane, and in logs.'),
   instance: z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'must be a DNS label').default('ztunnel').describe('Names the pinned eBPF objects; one per ztunnel on a kernel. A DNS label.'),
   agentSocket: z.string().min(1).default('/run/sidestep/agent.sock').describe('Unix socket on which the node agent tells which pods to capture.'),
   adminSocket: z.string().min(1).default('/run/sidestep/ztunnel.sock').describe('Unix socket of the admin API.'),
   hostNetns: z.string().min(1).default('/proc/1/ns/net').describe('Path that opens the network namespace of the node.'),
   kubeletCgroupId: z.coerce.bigint().min(0n).default(0n).describe('cgroup2 id of the kubelet; 0 takes any process in the namespace of the node for it.'),
+  xdsAddress: endpoint.default('sidestep-controlplane.sidestep-system.svc:15012').describe('HOST:PORT of the control plane; none carries everything in plain text, without identities and policies.'),
+  caAddress: z.union([z.literal(''), endpoint]).default('').describe('HOST:PORT of the CA; empty takes the control plane.'),
+  serverName: z.string().max(253).default('').describe('Name in the certificate of the control plane and the CA; empty takes the host of the address.'),
+  tokenFile: z.string().default('/var/run/secrets/tokens/sidestep-token').describe('Bearer token for the control plane and the CA, read again for each connection; empty sends none.'),
+  rootsFile: z.string().default('/var/run/secrets/sidestep/root-cert.pem').describe('Roots that vouch for the control plane, PEM, read again for each connection; empty takes those of the system.'),
+  crlFile: z.string().default('').describe('Certificates that are revoked, PEM or DER, watched; empty for none.'),
+  stateDirectory: z.string().min(1).default('/var/lib/sidestep').describe('Keeps what the control plane said last, for a start without it.'),
+  clusterId: z.string().min(1).max(253).default('Kubernetes').describe('Cluster name, for the control plane.'),
+  network: z.string().max(253).default('').describe('Network of this node; empty in a mesh of one network.'),
+  trustDomain: z.string().regex(/^[a-z0-9._-]{1,255}$/, 'must be lower-case letters, digits, dots and dashes').default('cluster.local').describe('Trust domain of the identities on this node.'),
+  trustDomainAliases: z.string().default('').describe('Further trust domains whose peers are let in, separated by commas.'),
+  certificateTtlSeconds: seconds(1, 31_536_000).default(86_400).describe('Lifetime asked for each certificate.'),
   connectTimeoutMs: z.coerce.number().int().min(1).max(600_000).default(10_000).describe('Milliseconds until a connection attempt is given up.'),
-  keepAliveSeconds: z.coerce.number().int().min(1).max(32_767).default(180).describe('Seconds of silence until a peer is asked whether it is still there.'),
+  keepAliveSeconds: seconds(1, 32_767).default(180).describe('Seconds of silence until a peer is asked whether it is still there.'),
   maxConnections: z.coerce.number().int().min(0).default(0).describe('Connections carried at once; 0 derives it from the open files limit.'),
+  drainSeconds: seconds(0, 31_536_000).default(0).describe('How long a ztunnel that is being replaced finishes its connections; 0 sets no limit.'),
+  adminAddress: endpoint.default('127.0.0.1:15000').describe('HOST:PORT of the admin API for people; none turns it off.'),
+  metricsAddress: endpoint.default('[::]:15020').describe('HOST:PORT of the Prometheus metrics; none turns them off.'),
+  readinessAddress: endpoint.default('[::]:15021').describe('HOST:PORT of /healthz/ready; none turns it off.'),
+  otlpEndpoint: z.union([z.literal(''), z.url({ protocol: /^https?$/ })]).default('').describe('URL of an OpenTelemetry collector (OTLP over HTTP) for spans; empty for none.'),
+  accessLog: z.enum(['json', 'text', 'off']).default('json').describe('One line per connection: json, text or off.'),
   logLevel: z.enum(['debug', 'info', 'warn', 'error']).default('info').describe('debug, info, warn or error.'),
 })
 export type Config = Readonly<z.infer<typeof configSchema>>
 
-/** Environment variable of each setting. */
-export const variables: Readonly<Record<keyof Config, string>> = {
-  node: 'SIDESTEP_NODE',
-  instance: 'SIDESTEP_INSTANCE',
-  agentSocket: 'SIDESTEP_AGENT_SOCKET',
-  adminSocket: 'SIDESTEP_ADMIN_SOCKET',
-  hostNetns: 'SIDESTEP_HOST_NETNS',
-  kubeletCgroupId: 'SIDESTEP_KUBELET_CGROUP_ID',
-  connectTimeoutMs: 'SIDESTEP_CONNECT_TIMEOUT_MS',
-  keepAliveSeconds: 'SIDESTEP_KEEP_ALIVE_SECONDS',
-  maxConnections: 'SIDESTEP_MAX_CONNECTIONS',
-  logLevel: 'SIDESTEP_LOG_LEVEL',
-}
+/** Environment variable of each setting: SIDESTEP_ and its name in capitals. */
+export const variables: Readonly<Record<keyof Config, string>> = Object.fromEntries(
+  Object.keys(configSchema.shape).map((key) => [key, `SIDESTEP_${key.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`]),
+) as Record<keyof Config, string>
 
 /** Throws BAD_CONFIG with every wrong setting named. An unknown SIDESTEP_ variable is an error too: it is a misspelt one. */
 export function readConfig(environment: Readonly<Record<string, string | undefined>>): Config {
