@@ -1,0 +1,47 @@
+// What the admin API asks of the ztunnel: facts of the moment, as the rooms have them. How they are shown is admin.ts's and
+// admin-views.ts's matter. Nothing here may change what the ztunnel does, but for log levels and the wish to end.
+import type { Identity } from '../core/identity.ts'
+import type { Authorization } from '../model/authorization.ts'
+import type { Endpoint } from '../model/workload-store.ts'
+import type { Service, Workload } from '../model/workload.ts'
+import type { Readiness, ZtunnelState } from '../model/ztunnel-state.ts'
+import type { ConnectionView, ExplainAnswer, ExplainRequest, LogLevelName } from '../model/ztunnel-views.ts'
+import type { CertificateState } from '../pki/certificates.ts'
+
+/** One setting and where it came from. */
+export interface SettingView {
+  readonly value: unknown
+  readonly from: 'default' | 'environment'
+}
+
+/** What the config dump has beyond what the other methods give. */
+export interface DumpFacts {
+  readonly version: string
+  readonly config: Readonly<Record<string, SettingView>>
+  /** WorkloadStore.stagedServices(). */
+  readonly stagedServices: readonly string[]
+}
+
+/** Implemented by the composition root. Each method is called when somebody asks and must not throw. */
+export interface AdminSource {
+  state(): ZtunnelState
+  isReady(): Readiness
+  /** WorkloadStore.workloads() and the like: walked at once, turned into text bit by bit. */
+  workloads(): Iterable<Workload>
+  services(): Iterable<Service>
+  /** WorkloadStore.endpoints(), by service key. */
+  endpoints(serviceKey: string): readonly Endpoint[]
+  policies(): Iterable<Authorization>
+  connections(): readonly ConnectionView[]
+  /** CertificateManager.states(). Keys never leave: only what is public of a certificate is shown. */
+  certificates(): readonly { readonly identity: Identity; readonly state: CertificateState }[]
+  configDump(): DumpFacts
+  /** `explainConnection` of admin-explain.ts does it. */
+  explain(request: ExplainRequest): ExplainAnswer
+  /** Component to level; `default` for all others. LogLevels of telemetry/log-levels.ts does both. */
+  logLevels(): Readonly<Record<string, string>>
+  /** All components where none is named. False if there is no such component. */
+  setLogLevel(component: string | undefined, level: LogLevelName): boolean
+  /** Ends this ztunnel as SIGTERM does. */
+  quit(): void
+}
