@@ -1,5 +1,6 @@
 // Workloads and services as everybody in the product sees them: pure data, the meaning of istio.workload.Address without its
 // encoding. Addresses are canonical text (core/address.ts); absence is undefined, never an empty string.
+import type { EgressSetting } from './egress.ts'
 
 /** `network/ip`: one address in one network; the network is '' in a mesh of one network. */
 export interface NetworkAddress {
@@ -24,6 +25,11 @@ export interface PortMapping {
   readonly servicePort: number
   readonly targetPort: number
   readonly appProtocol: AppProtocol
+}
+
+/** A service's own: its name is the service's, so endpoints do not repeat it. */
+export interface ServicePort extends PortMapping {
+  readonly name?: string
 }
 
 export interface NamespacedHostname {
@@ -67,6 +73,10 @@ export interface Workload {
   readonly policies: readonly string[]
   /** Service key (`namespace/hostname`) to this endpoint's ports. */
   readonly services: ReadonlyMap<string, readonly PortMapping[]>
+  /** Service key to this endpoint's own label under the service's hostname, for DNS; absent where it has none. */
+  readonly endpointNames?: ReadonlyMap<string, string>
+  /** What becomes of its connections to destinations outside the mesh; absent where nobody said: they may leave. */
+  readonly egress?: EgressSetting
 }
 
 export type LoadBalancingMode = 'unspecified' | 'strict' | 'failover' | 'passthrough'
@@ -76,7 +86,7 @@ export interface Service {
   readonly namespace: string
   readonly hostname: string
   readonly addresses: readonly NetworkAddress[]
-  readonly ports: readonly PortMapping[]
+  readonly ports: readonly ServicePort[]
   readonly subjectAltNames: readonly string[]
   readonly waypoint?: GatewayAddress
   /** Waypoints to choose from by weight for each new connection; they come before `waypoint`. */
@@ -86,8 +96,12 @@ export interface Service {
     readonly mode: LoadBalancingMode
     readonly allowUnhealthy: boolean
   }
-  /** One client address keeps to one endpoint while that endpoint is there. */
-  readonly sessionAffinity?: 'clientIp'
+  /** One client address keeps to one endpoint, which Kubernetes ends after that long without a connection. */
+  readonly sessionAffinity?: { readonly kind: 'clientIp'; readonly timeoutSeconds: number }
+  /** It has no address on purpose: its name stands for its endpoints. A control plane that is not ours never says it. */
+  readonly isHeadless?: true
+  /** Ports that the mesh does not carry, for answers of DNS only. */
+  readonly udpPorts?: readonly { readonly name: string; readonly port: number }[]
   readonly ipFamilies: 'automatic' | 'ipv4' | 'ipv6' | 'dual'
   readonly isCanonical: boolean
   /** Visible in its own namespace only. */

@@ -115,7 +115,7 @@ describe('preferences', () => {
 })
 
 describe('session affinity', () => {
-  const service = testService('web', { sessionAffinity: 'clientIp' })
+  const service = testService('web', { sessionAffinity: { kind: 'clientIp', timeoutSeconds: 10_800 } })
   const workloads = Array.from({ length: 10 }, (_, i) => testWorkload(`w${i}`))
   const clients = Array.from({ length: 2000 }, (_, i) => `10.${i >> 8}.${i & 255}.1`)
   const assign = (of: readonly Workload[]): string[] => clients.map((clientIp) => uidOf(selectEndpoint(request(service, of,
@@ -229,7 +229,7 @@ describe('passive health', () => {
       (count, failing, tried, seed, isSticky) => {
       const { health, workloads, fail } = world(count)
       for (const i of failing) fail(`w${i}`)
-      const selection = selectEndpoint(request(testService('web', isSticky ? { sessionAffinity: 'clientIp' } : {}), workloads, {
+      const selection = selectEndpoint(request(testService('web', isSticky ? { sessionAffinity: { kind: 'clientIp', timeoutSeconds: 10_800 } } : {}), workloads, {
         health, random: seeded(seed), tried: new Set(tried.map((i) => `w${i}`)),
       }))
       if (selection.t === 'none') return

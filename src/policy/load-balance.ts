@@ -118,7 +118,7 @@ function choose(tier: Tier, { service, clientIp, load, random }: SelectionReques
   const { candidates } = tier
   const first = weighted(tier, random())
   if (candidates.length === 1) return { chosen: first, because: 'onlyOne' }
-  if (service.sessionAffinity === 'clientIp') return { chosen: rendezvous(candidates, clientIp), because: 'affinity' }
+  if (service.sessionAffinity) return { chosen: rendezvous(candidates, clientIp), because: 'affinity' }
   if (!load) return { chosen: first, because: 'weight' }
   // Power of two choices: nearly as good as knowing the least loaded of all, and it does not herd.
   const second = weighted(tier, random())

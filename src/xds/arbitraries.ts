@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import { bytesToIp } from '../core/address.ts'
 import type { Authorization, Cidr, Match, StringMatch } from '../model/authorization.ts'
-import type { GatewayAddress, NetworkAddress, PortMapping, Service, Workload } from '../model/workload.ts'
+import type { GatewayAddress, NetworkAddress, PortMapping, Service, ServicePort, Workload } from '../model/workload.ts'
 
 const name = fc.stringMatching(/^[a-z][a-z0-9.-]{0,12}$/)
 const word = fc.oneof(fc.constant(''), name, fc.string({ unit: 'grapheme', maxLength: 8 }))
@@ -30,11 +30,16 @@ const gateway: fc.Arbitrary<GatewayAddress> = fc.record({
   hbonePort: fc.integer({ min: 1, max: 65_535 }),
 })
 
-const ports: fc.Arbitrary<PortMapping[]> = fc.array(fc.record({
+const mapping = {
   servicePort: port,
   targetPort: port,
   appProtocol: fc.constantFrom('unknown' as const, 'http11' as const, 'http2' as const, 'grpc' as const, 'tcp' as const, 'tls' as const),
-}), { maxLength: 3 })
+}
+const ports: fc.Arbitrary<PortMapping[]> = fc.array(fc.record(mapping), { maxLength: 3 })
+
+const servicePorts: fc.Arbitrary<ServicePort[]> = fc.array(
+  fc.record({ ...mapping, name }, { requiredKeys: ['servicePort', 'targetPort', 'appProtocol'] }), { maxLength: 3 },
+)
 
 const serviceName = fc.tuple(name, name).map(([namespace, hostname]) => `${namespace}/${hostname}`)
 
@@ -67,6 +72,8 @@ export const workload: fc.Arbitrary<Workload> = fc.record({
   ),
   policies: fc.array(serviceName, { maxLength: 3 }),
   services: fc.array(fc.tuple(serviceName, ports), { maxLength: 3 }).map((entries) => new Map(entries)),
+  endpointNames: fc.array(fc.tuple(serviceName, fc.stringMatching(/^[a-z0-9]([-a-z0-9]{0,6}[a-z0-9])?$/)), { minLength: 1, maxLength: 3 }).map((entries) => new Map(entries)),
+  egress: fc.constantFrom('allow' as const, 'audit' as const, 'deny' as const, 'unreadable' as const),
 }, {
   requiredKeys: [
     'uid', 'name', 'namespace', 'ips', 'network', 'trustDomain', 'serviceAccount', 'node', 'clusterId', 'tunnelProtocol',
@@ -79,7 +86,10 @@ export const service: fc.Arbitrary<Service> = fc.record({
   namespace: name,
   hostname: name,
   addresses: fc.array(networkAddress, { maxLength: 3 }),
-  ports,
+  ports: servicePorts,
+  sessionAffinity: fc.record({ kind: fc.constant('clientIp' as const), timeoutSeconds: fc.nat(86_400) }),
+  isHeadless: fc.constant(true as const),
+  udpPorts: fc.array(fc.record({ name: word, port }), { minLength: 1, maxLength: 2 }),
   subjectAltNames: fc.array(word, { maxLength: 2 }),
   waypoint: gateway,
   weightedWaypoints: fc.array(fc.record({ destination: gateway, weight: fc.nat() }), { minLength: 1, maxLength: 2 }),

@@ -46,9 +46,10 @@ describe('what we encode we decode', () => {
     }))
   })
 
-  test('the order of a workload\'s services does not change the bytes', () => {
+  test('the order of a workload\'s services and names does not change the bytes', () => {
     fc.assert(fc.property(workload, (value) => {
-      const turned = { ...value, services: new Map([...value.services].reverse()) }
+      const { endpointNames } = value
+      const turned = { ...value, services: new Map([...value.services].reverse()), ...(endpointNames && { endpointNames: new Map([...endpointNames].reverse()) }) }
       expect(encodeWorkload(turned)).toEqual(encodeWorkload(value))
     }))
   })

@@ -13,6 +13,7 @@ import type * as wire from '../proto/workload_pb.ts'
 import { AddressSchema } from '../proto/workload_pb.ts'
 import { decoding, refuse } from './decoded.ts'
 import type { Decoded } from './decoded.ts'
+import { serviceFacts, workloadFacts } from './extensions.ts'
 import type { AddressResource, Resource, ResourceType } from './resource-types.ts'
 
 const defaultHbonePort = 15008
@@ -126,6 +127,7 @@ function workload(message: wire.Workload): Workload {
       : {}),
     policies: message.authorizationPolicies,
     services: new Map(Object.entries(message.services).map(([key, list]) => [serviceReference(key), ports(list.ports)])),
+    ...workloadFacts(message.extensions),
   }
 }
 
@@ -139,7 +141,7 @@ function service(message: wire.Service): Service {
     namespace,
     hostname,
     addresses: message.addresses.map((each) => networkAddress(each, 'address')),
-    ports: ports(message.ports),
+    ...serviceFacts(message.extensions, ports(message.ports)),
     subjectAltNames: message.subjectAltNames,
     ...(message.waypoint ? { waypoint: gateway(message.waypoint, 'waypoint') } : {}),
     ...(message.weightedWaypoints.length > 0

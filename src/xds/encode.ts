@@ -13,6 +13,7 @@ import {
   AddressSchema, AppProtocol, ApplicationTunnel_Protocol, IPFamilies, LoadBalancing_HealthPolicy, LoadBalancing_Mode,
   LoadBalancing_Scope, NetworkMode, Service_Visibility, TunnelProtocol, WorkloadStatus, WorkloadType,
 } from '../proto/workload_pb.ts'
+import { serviceExtensions, workloadExtensions } from './extensions.ts'
 import { ipToWire } from './resource-types.ts'
 
 const tunnelProtocols = { none: TunnelProtocol.NONE, hbone: TunnelProtocol.HBONE } as const
@@ -99,6 +100,7 @@ export function encodeWorkload(workload: Workload): Uint8Array {
       : {}),
     ...(hasLocality ? { locality } : {}),
     ...(workload.capacity === 1 ? {} : { capacity: workload.capacity }),
+    extensions: workloadExtensions(workload),
   }
   return toBinary(AddressSchema, create(AddressSchema, { type: { case: 'workload', value } }))
 }
@@ -127,6 +129,7 @@ export function encodeService(service: Service): Uint8Array {
     ipFamilies: families[service.ipFamilies],
     canonical: service.isCanonical,
     visibility: service.isNamespaceLocal ? Service_Visibility.NAMESPACE : Service_Visibility.PUBLIC,
+    extensions: serviceExtensions(service),
   }
   return toBinary(AddressSchema, create(AddressSchema, { type: { case: 'service', value } }))
 }

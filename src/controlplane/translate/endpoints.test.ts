@@ -86,7 +86,7 @@ describe('a Service', () => {
   })
 
   test('session affinity, families and protocols', () => {
-    expect(of({ sessionAffinity: 'ClientIP' })?.sessionAffinity).toBe('clientIp')
+    expect(of({ sessionAffinity: 'ClientIP' })?.sessionAffinity).toEqual({ kind: 'clientIp', timeoutSeconds: 10_800 })
     expect(of({ ipFamilies: ['IPv6'] })?.ipFamilies).toBe('ipv6')
     expect(of({ ipFamilies: ['IPv4', 'IPv6'] })?.ipFamilies).toBe('dual')
     expect([['h', 'http'], [undefined, 'grpc-web-x'], [undefined, 'http2-x'], ['kubernetes.io/h2c', 'x'], [undefined, 'x'], [undefined, '__proto__'], ['constructor', 'tcp']]

@@ -28,7 +28,7 @@ export function translateService({ metadata, spec }: ServiceManifest, givenIps: 
     })),
     subjectAltNames: [],
     ...(balancing ? { loadBalancing: balancing } : {}),
-    ...(spec.sessionAffinity === 'ClientIP' ? { sessionAffinity: 'clientIp' } : {}),
+    ...(spec.sessionAffinity === 'ClientIP' ? { sessionAffinity: { kind: 'clientIp', timeoutSeconds: spec.sessionAffinityConfig?.clientIP?.timeoutSeconds ?? 10_800 } } : {}),
     ipFamilies: families(spec),
     isCanonical: true,
     isNamespaceLocal: isLocal(metadata.annotations['networking.istio.io/exportTo']?.split(',')),
