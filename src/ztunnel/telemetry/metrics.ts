@@ -1,89 +1,106 @@
-// What a ztunnel tells Prometheus: Istio's TCP metrics by name and label, and histograms of our own. The number of label
-// sets is bounded, because pods come and go for years: beyond the bound a connection is counted under `other`.
-import { Counter, Gauge, Histogram, Registry } from 'prom-client'
-import { trafficLabelNames } from './labels.ts'
-import type { TrafficLabel, TrafficLabels } from './labels.ts'
+// What a ztunnel tells Prometheus: the registry and what every part of it counts. Further parts add their own by the
+// functions at the end. Nothing outside this folder knows of Prometheus, and no label has an unbounded number of values.
+import { Gauge, Histogram, Registry } from 'prom-client'
+import { BoundedCounter } from './bounded-counter.ts'
+import type { TrafficLabels } from './labels.ts'
+import { TrafficMetrics } from './traffic-metrics.ts'
+import type { TrafficCounters } from './traffic-metrics.ts'
 
 const defaultMaxLabelSets = 5_000
 /** Seconds: from a tenth of a millisecond, which a hop on one node takes, to ten seconds, where attempts are given up. */
 const secondsBuckets = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 
-export type Stage = 'connect' | 'handshake' | 'firstByte'
+/** `connect`: TCP to the destination. `handshake`: TLS and HTTP/2. `tunnel`: until the CONNECT was answered. `firstByte`: from the accept. */
+export type Stage = 'connect' | 'handshake' | 'tunnel' | 'firstByte'
+type Reporter = 'source' | 'destination'
 
-/** Counters of one connection's labels, resolved once when it opens: adding bytes is then a plain addition. */
-export interface TrafficCounters {
-  readonly labels: TrafficLabels
-  addBytes(fromSource: number, fromDestination: number): void
-  closed(): void
+export interface ZtunnelMetricsOptions {
+  readonly maxLabelSets?: number
+  /** A monotonic clock in milliseconds. */
+  readonly now?: () => number
 }
 
 export class ZtunnelMetrics {
   readonly registry = new Registry()
-  readonly #maxLabelSets: number
-  readonly #seen = new Set<string>()
-  readonly #opened = this.#counter('istio_tcp_connections_opened_total', 'Connections opened')
-  readonly #closed = this.#counter('istio_tcp_connections_closed_total', 'Connections closed')
-  readonly #failed = this.#counter('istio_tcp_connections_failed_total', 'Connections that were refused or could not be made')
-  // Istio's words are the server's: sent are the bytes of the response, received those of the request.
-  readonly #sent = this.#counter('istio_tcp_sent_bytes_total', 'Bytes from the destination to the source')
-  readonly #received = this.#counter('istio_tcp_received_bytes_total', 'Bytes from the source to the destination')
+  readonly #traffic: TrafficMetrics
   readonly #stages: Histogram<'stage' | 'reporter'>
-  readonly #refusals: Counter<'because'>
-  readonly #folded: Counter
+  readonly #refusals: BoundedCounter<'because'>
+  readonly #shed: BoundedCounter<'because'>
+  readonly #dryRun: BoundedCounter<'policy' | 'action'>
+  readonly #egress: BoundedCounter<'namespace' | 'because'>
 
-  constructor(maxLabelSets = defaultMaxLabelSets) {
-    this.#maxLabelSets = maxLabelSets
-    const registers = [this.registry]
-    this.#stages = new Histogram({
-      name: 'sidestep_connection_stage_seconds', help: 'Time to connect, to shake hands, and until the first byte came back',
-      labelNames: ['stage', 'reporter'], buckets: secondsBuckets, registers,
-    })
-    this.#refusals = new Counter({ name: 'sidestep_refusals_total', help: 'Connections refused, by reason', labelNames: ['because'], registers })
-    this.#folded = new Counter({ name: 'sidestep_metrics_folded_total', help: 'Connections counted under other labels, to bound their number', registers })
+  constructor({ maxLabelSets = defaultMaxLabelSets, now = () => performance.now() }: ZtunnelMetricsOptions = {}) {
+    this.#traffic = new TrafficMetrics(this.registry, maxLabelSets, now)
+    this.#stages = this.histogram('sidestep_connection_stage_seconds', 'Time to connect, to shake hands, to open a tunnel, and until the first byte came back', ['stage', 'reporter'])
+    this.#refusals = this.counter('sidestep_refusals_total', 'Connections refused or not made, by reason', ['because'])
+    this.#shed = this.counter('sidestep_shed_total', 'Work refused to protect the proxy, by the limit that was reached', ['because'])
+    this.#dryRun = this.counter('sidestep_policy_dry_run_total', 'Connections that a dry-run policy matched', ['policy', 'action'], 1_000)
+    this.#egress = this.counter('sidestep_egress_total', 'Connections to destinations outside the mesh, by what was decided', ['namespace', 'because'], 1_000)
   }
 
-  #counter(name: string, help: string): Counter<TrafficLabel> {
-    return new Counter({ name, help, labelNames: [...trafficLabelNames], registers: [this.registry] })
+  opened(labels: TrafficLabels): TrafficCounters {
+    return this.#traffic.opened(labels)
   }
 
-  opened(wanted: TrafficLabels): TrafficCounters {
-    const labels = this.#bounded(wanted)
-    this.#opened.inc(labels)
-    return {
-      labels,
-      addBytes: (fromSource, fromDestination) => {
-        if (fromSource > 0) this.#received.inc(labels, fromSource)
-        if (fromDestination > 0) this.#sent.inc(labels, fromDestination)
-      },
-      closed: () => this.#closed.inc(labels),
-    }
-  }
-
-  failed(wanted: TrafficLabels, because: string): void {
-    this.#failed.inc(this.#bounded(wanted))
+  /** `because`: of a closed set. */
+  failed(labels: TrafficLabels, because: string): void {
+    this.#traffic.failed(labels)
     this.#refusals.inc({ because })
   }
 
-  stage(stage: Stage, reporter: TrafficLabels['reporter'], seconds: number): void {
+  /** Refused before anything was known that labels could say. */
+  refused(because: string): void {
+    this.#refusals.inc({ because })
+  }
+
+  shed(because: string): void {
+    this.#shed.inc({ because })
+  }
+
+  dryRun(hit: { readonly policy: string; readonly action: 'allow' | 'deny' }): void {
+    this.#dryRun.inc({ policy: hit.policy, action: hit.action })
+  }
+
+  /** `because` as src/policy/egress.ts has it. */
+  egress(namespace: string, because: string): void {
+    this.#egress.inc({ namespace, because })
+  }
+
+  /** Refused before anything was known of it but the reason. */
+  refused(because: string): void {
+    this.#refusals.inc({ because })
+  }
+
+  retried(because: string): void {
+    this.#retries.inc({ because })
+  }
+
+  stage(stage: Stage, reporter: Reporter, seconds: number): void {
     this.#stages.observe({ stage, reporter }, seconds)
+  }
+
+  counter<Label extends string = never>(name: string, help: string, labelNames: readonly Label[], maxLabelSets?: number): BoundedCounter<Label> {
+    return new BoundedCounter(this.registry, name, help, labelNames, maxLabelSets)
+  }
+
+  /** Of seconds. The labels must be of closed sets. */
+  histogram<Label extends string = never>(name: string, help: string, labelNames: readonly Label[], buckets: readonly number[] = secondsBuckets): Histogram<Label> {
+    return new Histogram({ name, help, labelNames: [...labelNames], buckets: [...buckets], registers: [this.registry] })
   }
 
   /** A number that is read when somebody asks. */
   gauge(name: string, help: string, read: () => number): void {
-    const gauge: Gauge = new Gauge({ name, help, registers: [], collect: () => gauge.set(read()) })
-    this.registry.registerMetric(gauge)
+    const gauge: Gauge = new Gauge({ name, help, registers: [this.registry], collect: () => gauge.set(read()) })
   }
 
-  #bounded(labels: TrafficLabels): TrafficLabels {
-    const key = trafficLabelNames.map((name) => labels[name]).join('\u0000')
-    if (this.#seen.has(key)) return labels
-    if (this.#seen.size < this.#maxLabelSets) {
-      this.#seen.add(key)
-      return labels
-    }
-    this.#folded.inc()
-    const { reporter, request_protocol, response_flags, connection_security_policy } = labels
-    const others = Object.fromEntries(trafficLabelNames.map((name) => [name, 'other'])) as Record<TrafficLabel, string>
-    return { ...others, reporter, request_protocol, response_flags, connection_security_policy }
+  /** Numbers by one label of a closed set, read when somebody asks; what is not named any more is gone. */
+  gauges(name: string, help: string, label: string, read: () => Readonly<Record<string, number>>): void {
+    const gauge: Gauge = new Gauge({
+      name, help, labelNames: [label], registers: [this.registry],
+      collect: () => {
+        gauge.reset()
+        for (const [value, count] of Object.entries(read())) gauge.set({ [label]: value }, count)
+      },
+    })
   }
 }
