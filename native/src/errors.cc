@@ -21,6 +21,9 @@ Napi::Error MakeError(Napi::Env env, const Failure& failure) {
     Napi::Value made = data->error_factory.Call({Napi::String::New(env, failure.call), Napi::Number::New(env, failure.error),
                                                  Napi::String::New(env, failure.detail)});
     if (!env.IsExceptionPending() && made.IsObject()) return Napi::Error(env, made);
+    // One that the factory threw, or its termination, must not be pending when ours is thrown.
+    napi_value ignored = nullptr;
+    (void)napi_get_and_clear_last_exception(env, &ignored);
   }
   return Napi::Error::New(env, failure.call + ": " + std::strerror(failure.error) + (failure.detail.empty() ? "" : ": " + failure.detail));
 }

@@ -32,7 +32,7 @@ Napi::Value PollErrors(const Napi::CallbackInfo& info) {
     if ((entries[i].revents & POLLERR) != 0) positions.push_back(static_cast<std::int32_t>(i));
   }
   Napi::Int32Array found = Napi::Int32Array::New(env, positions.size());
-  if (!positions.empty()) std::memcpy(found.Data(), positions.data(), positions.size() * sizeof(std::int32_t));
+  if (!positions.empty() && !found.IsEmpty()) std::memcpy(found.Data(), positions.data(), positions.size() * sizeof(std::int32_t));
   return found;
 }
 

@@ -43,7 +43,7 @@ NetnsThread::NetnsThread(Napi::Env env)
     return;
   }
   to_javascript_ = ToJavaScript::New(env, "sidestep-netns", 0, 1, this);
-  if (env.IsExceptionPending()) return;
+  if (static_cast<napi_threadsafe_function>(to_javascript_) == nullptr) return;
   to_javascript_.Unref(env);
   thread_ = std::thread([this] { Main(); });
 }
@@ -66,7 +66,8 @@ Napi::Value NetnsThread::Post(const Napi::Value& netns, std::unique_ptr<NetnsJob
   job->netns_ = OwnedFd::DuplicateOf(netns);
   if (!job->netns_.IsOpen()) return env_.Undefined();
   job->deferred_.emplace(env_);
-  Napi::Promise promise = job->deferred_->Promise();
+  if (!job->deferred_->IsThere()) return env_.Undefined();
+  const Napi::Value promise(env_, job->deferred_->Promise());
   if (outstanding_++ == 0) to_javascript_.Ref(env_);
   {
     const std::lock_guard lock(mutex_);
@@ -177,9 +178,9 @@ void NetnsThread::Deliver(Napi::Env env, Napi::Function, NetnsThread* self, Netn
   if (env == nullptr) return;  // the environment is closing and `self` gone; the job's descriptors close with it
   if (--self->outstanding_ == 0) self->to_javascript_.Unref(env);
   if (settled->failure_) {
-    settled->deferred_->Reject(MakeError(env, settled->failure_).Value());
+    settled->deferred_->Reject(env, settled->failure_);
   } else {
-    settled->deferred_->Resolve(settled->Result(env));
+    settled->deferred_->Resolve(env, settled->Result(env));
   }
 }
 

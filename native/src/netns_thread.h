@@ -13,6 +13,7 @@
 #include <optional>
 #include <thread>
 
+#include "deferred.h"
 #include "errors.h"
 #include "unique_fd.h"
 
@@ -36,7 +37,7 @@ class NetnsJob {
   Failure failure_;
   int pending_fd_ = -1;
   std::chrono::milliseconds timeout_{10'000};
-  std::optional<Napi::Promise::Deferred> deferred_;  // made when the job is posted: one that is never settled is never freed
+  std::optional<Deferred> deferred_;  // made when the job is posted: one that is never settled is never freed
 };
 
 class NetnsThread {

@@ -7,6 +7,7 @@
 #include "addon_data.h"
 #include "arguments.h"
 #include "errors.h"
+#include "wrapped.h"
 
 namespace sidestep {
 namespace {
@@ -27,7 +28,9 @@ void OwnedFd::Init(Napi::Env env, Napi::Object exports) {
 Napi::Value OwnedFd::New(Napi::Env env, UniqueFd fd) {
   Napi::Object object = env.GetInstanceData<AddonData>()->owned_fd_constructor.New({});
   if (object.IsEmpty()) return env.Undefined();
-  Napi::ObjectWrap<OwnedFd>::Unwrap(object)->fd_ = std::move(fd);
+  auto* owned = UnwrapOrNull<OwnedFd>(object);
+  if (owned == nullptr) return env.Undefined();
+  owned->fd_ = std::move(fd);
   return object;
 }
 
@@ -37,8 +40,8 @@ OwnedFd* OwnedFd::Of(const Napi::Value& value) {
     ThrowExpected(env, "descriptor", "an OwnedFd");
     return nullptr;
   }
-  OwnedFd* owned = Napi::ObjectWrap<OwnedFd>::Unwrap(value.As<Napi::Object>());
-  if (owned->fd_.IsOpen()) return owned;
+  auto* owned = UnwrapOrNull<OwnedFd>(value.As<Napi::Object>());
+  if (owned == nullptr || owned->fd_.IsOpen()) return owned;
   Throw(env, Failure{EBADF, "fd", "used after close"});
   return nullptr;
 }
@@ -57,7 +60,7 @@ UniqueFd OwnedFd::DuplicateOf(const Napi::Value& value) {
 }
 
 OwnedFd::OwnedFd(const Napi::CallbackInfo& info) : Napi::ObjectWrap<OwnedFd>(info) {
-  info.This().As<Napi::Object>().TypeTag(&kTypeTag);
+  if (IsWrapped(info.Env(), this)) info.This().As<Napi::Object>().TypeTag(&kTypeTag);
 }
 
 Napi::Value OwnedFd::Fd(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), fd_.Get()); }

@@ -25,13 +25,13 @@ struct MapShape {
 class OwnedFd : public Napi::ObjectWrap<OwnedFd> {
  public:
   static void Init(Napi::Env env, Napi::Object exports);
-  /** Wraps `fd`; it is closed if that fails. */
+  /** Wraps `fd`; it is closed if that fails, as in an environment that is ending: the result is undefined then. */
   static Napi::Value New(Napi::Env env, UniqueFd fd);
-  /** The open one in `value`, or nullptr with a pending JavaScript exception. */
+  /** The open one in `value`, or nullptr: with a pending JavaScript exception, unless the environment is ending. */
   static OwnedFd* Of(const Napi::Value& value);
-  /** The descriptor in `value`, or -1 with a pending JavaScript exception. */
+  /** The descriptor in `value`, or -1 as with Of. */
   static int FdOf(const Napi::Value& value);
-  /** A descriptor of one's own for the same, for use on another thread; closed with a pending exception on failure. */
+  /** A descriptor of one's own for the same, for use on another thread; closed on failure, as with Of. */
   static UniqueFd DuplicateOf(const Napi::Value& value);
 
   explicit OwnedFd(const Napi::CallbackInfo& info);

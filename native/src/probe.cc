@@ -17,10 +17,12 @@
 #include <cstdint>
 #include <cstring>
 #include <iterator>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "arguments.h"
+#include "deferred.h"
 #include "errors.h"
 #include "netlink.h"
 #include "unique_fd.h"
@@ -219,8 +221,8 @@ std::vector<Answer> AskEverything() {
 // Loading forty small programs takes tens of milliseconds: not on the JavaScript thread.
 class ProbeWorker : public Napi::AsyncWorker {
  public:
-  explicit ProbeWorker(Napi::Env env) : Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)) {}
-  Napi::Promise Promise() const { return deferred_.Promise(); }
+  explicit ProbeWorker(Napi::Env env) : Napi::AsyncWorker(env), deferred_(env) {}
+  [[nodiscard]] const Deferred& Promised() const { return deferred_; }
 
  protected:
   void Execute() override { answers_ = AskEverything(); }
@@ -228,22 +230,24 @@ class ProbeWorker : public Napi::AsyncWorker {
   void OnOK() override {
     Napi::Object result = Napi::Object::New(Env());
     for (const Answer& answer : answers_) result.Set(answer.name, answer.error);
-    deferred_.Resolve(result);
+    deferred_.Resolve(Env(), result);
   }
 
-  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
+  // Nothing in Execute sets an error.
+  void OnError(const Napi::Error&) override { deferred_.Reject(Env(), Failure{EIO, "probe", {}}); }
 
  private:
-  Napi::Promise::Deferred deferred_;
+  Deferred deferred_;
   std::vector<Answer> answers_;
 };
 
 }  // namespace
 
 Napi::Value ProbeKernel(const Napi::CallbackInfo& info) {
-  auto* worker = new ProbeWorker(info.Env());  // deletes itself when done
-  const Napi::Promise promise = worker->Promise();
-  worker->Queue();
+  auto worker = std::make_unique<ProbeWorker>(info.Env());
+  if (!worker->Promised().IsThere()) return info.Env().Undefined();
+  const Napi::Value promise(info.Env(), worker->Promised().Promise());
+  worker.release()->Queue();  // deletes itself when done
   return promise;
 }
 

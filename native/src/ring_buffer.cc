@@ -13,6 +13,7 @@
 #include "arguments.h"
 #include "errors.h"
 #include "owned_fd.h"
+#include "wrapped.h"
 
 namespace sidestep {
 namespace {
@@ -28,6 +29,7 @@ void RingBuffer::Init(Napi::Env env, Napi::Object exports) {
 
 RingBuffer::RingBuffer(const Napi::CallbackInfo& info) : Napi::ObjectWrap<RingBuffer>(info) {
   Napi::Env env = info.Env();
+  if (!IsWrapped(env, this)) return;
   std::uint32_t record_bytes = 0;
   const bool is_right = OwnedFd::FdOf(info[0]) >= 0 && ReadUint32(info[1], "recordBytes", &record_bytes, kMaxRecordBytes) &&
                         (record_bytes > 0 || ThrowExpected(env, "recordBytes", "more than 0")) &&
@@ -54,7 +56,7 @@ RingBuffer::RingBuffer(const Napi::CallbackInfo& info) : Napi::ObjectWrap<RingBu
   }
   // Queue of one: the reader blocks while JavaScript works on the batch before. Two users: this object and its reader.
   to_javascript_ = ToJavaScript::New(env, info[2].As<Napi::Function>(), "sidestep-events", 1, 2, this);
-  if (env.IsExceptionPending()) return;
+  if (static_cast<napi_threadsafe_function>(to_javascript_) == nullptr) return;
   to_javascript_.Unref(env);
   napi_add_env_cleanup_hook(env, StopAtExit, this);
   env_ = env;

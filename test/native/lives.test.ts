@@ -29,6 +29,13 @@ test('workers use it at the same time, and end in the middle without a trace', a
   expect(after).toEqual(before)
 })
 
+test('workers are terminated inside its calls, hundreds of times, without a trace', async () => {
+  const { status, signal, stderr, last } = await live('terminated', [place.path, '25'])
+  expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' })
+  const { before, after } = last as Record<'before' | 'after', unknown>
+  expect(after).toEqual(before)
+})
+
 test.each([
   ['exit', 7], ['exit-in-callback', 7], ['throw', 1], ['callback', 1], ['idle', 0],
 ])('a process that ends by %s ends at once with its own status', async (ending, wanted) => {

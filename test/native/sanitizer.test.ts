@@ -108,3 +108,12 @@ test('all that the addon does, without a report', async () => {
   expect([0, 77], stderr).toContain(status)
   expect(last, stderr).toEqual({ done: true, library: addon })
 }, 120_000)
+
+test('workers terminated inside its calls, without a report', async () => {
+  const { status, stderr, last } = await sanitized([process.execPath, join(import.meta.dirname, 'lives/terminated.ts'), place.path, '8'], { leaks: true })
+  expect(reports(stderr), stderr).toEqual([])
+  expect(ownLeaks(stderr)).toEqual([])
+  expect([0, 77], stderr).toContain(status)
+  const { before, after } = last as Record<'before' | 'after', unknown>
+  expect(after, stderr).toEqual(before)
+}, 120_000)

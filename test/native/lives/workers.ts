@@ -16,7 +16,8 @@ async function live(port: number, ending: (typeof endings)[number]): Promise<voi
   const failed = once(worker, 'error').then(([error]: unknown[]) => {
     if (ending !== 'throw' || !(error instanceof Error) || error.message !== 'on purpose') throw error
   })
-  await Promise.race([once(worker, 'message'), failed])
+  // Not `once`, which fails with the worker: its error may be seen before its message.
+  await Promise.race([new Promise<void>((resolve) => worker.once('message', () => resolve())), failed])
   if (ending === 'never') {
     await sleep(Math.random() * 20)
     await worker.terminate()
