@@ -29,6 +29,8 @@ function runningPod(pod: Pod): RunningPod {
     isHostNetwork: false,
     ports: options.spec.containers.flatMap(({ ports }) => ports.flatMap(({ name, containerPort, protocol }) =>
       (name === undefined ? [] : [{ name, port: containerPort, protocol }]))),
+    ...(options.spec.hostname === undefined ? {} : { hostname: options.spec.hostname }),
+    ...(options.spec.subdomain === undefined ? {} : { subdomain: options.spec.subdomain }),
     ...(deployment === undefined ? {} : { owner: { type: 'deployment', name: deployment } }),
   }
 }

@@ -93,6 +93,7 @@ const podSpecSchema = z
     nodeSelector: z.record(z.string(), z.string()).default({}),
     serviceAccountName: objectName.default('default'),
     hostname: shortName.optional(),
+    subdomain: shortName.optional(),
     dnsPolicy: z.enum(['ClusterFirst', 'ClusterFirstWithHostNet', 'Default', 'None']).default('ClusterFirst'),
     dnsConfig: z
       .object({

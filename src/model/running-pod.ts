@@ -1,5 +1,7 @@
 // What is true of pods and services at run time, as opposed to what somebody wrote: told by whoever runs them (the local
-// mesh, the Kubernetes API) to the control plane. Pure data.
+// mesh, the Kubernetes API) to the control plane. Pure data, and the shape of the lines in which it is told over a socket.
+import { z } from 'zod'
+import { canonicalIp } from '../core/address.ts'
 import type { WorkloadType } from './workload.ts'
 
 export interface RunningPod {
@@ -18,6 +20,9 @@ export interface RunningPod {
   readonly isHostNetwork: boolean
   /** Container ports, so that services can mean them by name. */
   readonly ports: readonly { readonly name: string; readonly port: number; readonly protocol: 'TCP' | 'UDP' }[]
+  /** `hostname` and `subdomain` of its spec, where it says them: a service of that name in its namespace names it so in DNS. */
+  readonly hostname?: string
+  readonly subdomain?: string
   /** What made it; absent for a pod of its own. */
   readonly owner?: { readonly type: WorkloadType; readonly name: string }
 }
@@ -30,3 +35,36 @@ export interface RuntimeFacts {
 }
 
 export const noRuntimeFacts: RuntimeFacts = { pods: new Map(), serviceIps: new Map() }
+
+const name = z.string().min(1).max(253).regex(/^[^/\s]+$/, 'must not have slashes or blanks')
+const ips = z.array(z.string().refine((text) => canonicalIp(text) === text, 'must be an IP address in canonical form')).max(16)
+
+export const runningPodSchema: z.ZodType<RunningPod> = z.strictObject({
+  uid: z.string().min(1).max(253),
+  namespace: name,
+  name,
+  node: name,
+  ips,
+  ready: z.boolean(),
+  labels: z.record(z.string().max(317), z.string().max(256 * 1024)),
+  serviceAccount: name,
+  isCaptured: z.boolean(),
+  isHostNetwork: z.boolean(),
+  ports: z.array(z.strictObject({ name: z.string().max(63), port: z.int().min(1).max(65_535), protocol: z.enum(['TCP', 'UDP']) })).max(1000),
+  owner: z.strictObject({ type: z.enum(['deployment', 'cronjob', 'pod', 'job']), name: z.string().min(1).max(253) }).exactOptional(),
+})
+
+/**
+ * One line of a feed of facts, newline-delimited JSON, told one way. Until `synced` come all facts there are; after it, each that
+ * changes, whole. The last word about a pod or service counts.
+ */
+export const factLineSchema = z.discriminatedUnion('t', [
+  z.strictObject({ t: z.literal('pod'), pod: runningPodSchema }),
+  z.strictObject({ t: z.literal('podGone'), namespace: name, name }),
+  z.strictObject({ t: z.literal('serviceIps'), namespace: name, name, ips }),
+  z.strictObject({ t: z.literal('serviceIpsGone'), namespace: name, name }),
+  z.strictObject({ t: z.literal('synced') }),
+])
+export type FactLine = z.infer<typeof factLineSchema>
+/** A line longer than this ends the feed. */
+export const maxFactLineBytes = 4 << 20

@@ -36,7 +36,7 @@ describe('on Istio\'s wire', () => {
     fc.assert(fc.property(workload, service, (aWorkload, aService) => {
       const { egress, endpointNames, ...plainWorkload } = aWorkload
       const { sessionAffinity, isHeadless, udpPorts, ...rest } = aService
-      const plainService = { ...rest, ports: rest.ports.map(({ name, ...port }) => port) }
+      const plainService = { ...rest, ports: rest.ports.map(({ servicePort, targetPort, appProtocol }) => ({ servicePort, targetPort, appProtocol })) }
       const pairs = [
         [encodeWorkload(aWorkload), encodeWorkload(plainWorkload), egress !== undefined || endpointNames !== undefined],
         [encodeService(aService), encodeService(plainService), sessionAffinity !== undefined || isHeadless || udpPorts !== undefined || rest.ports.some(({ name }) => name !== undefined)],

@@ -50,7 +50,8 @@ export const rule = fc.record({
 }, { requiredKeys: [] })
 
 /** Fields of each kind beside its metadata. Some are refused by their schema. */
-export const fieldsOf: Readonly<Record<Exclude<ManifestKind, 'Namespace' | 'ServiceAccount' | 'Pod' | 'Deployment'>, fc.Arbitrary<object>>> = {
+export const fieldsOf: Readonly<Record<Exclude<ManifestKind, 'ServiceAccount' | 'Pod' | 'Deployment'>, fc.Arbitrary<object>>> = {
+  Namespace: fc.constant({}),
   Node: fc.constant({}),
   Service: fc.record({ spec: fc.record({
     type: fc.constantFrom('ClusterIP', 'ClusterIP', 'ExternalName'),
@@ -69,7 +70,7 @@ export const fieldsOf: Readonly<Record<Exclude<ManifestKind, 'Namespace' | 'Serv
   EndpointSlice: fc.record({
     addressType: fc.constant('IPv4'),
     endpoints: fc.array(fc.record({
-      addresses: fc.constantFrom(['10.0.0.1'], ['10.0.0.9']), conditions: fc.record({ ready: maybe(fc.boolean()) }), nodeName: maybe(fc.constantFrom('x', 'y')),
+      addresses: fc.constantFrom(['10.0.0.1'], ['10.0.0.9']), conditions: fc.record({ ready: maybe(fc.boolean()) }), nodeName: maybe(fc.constantFrom('x', 'y')), hostname: maybe(fc.constant('h-2')),
     }), { maxLength: 2 }),
     ports: fc.constantFrom([{ port: 8080 }], [{ name: 'http', port: 8081 }], []),
   }),
@@ -101,17 +102,20 @@ type TranslatedKind = keyof typeof fieldsOf
 const kinds = Object.keys(fieldsOf) as TranslatedKind[]
 
 const metadataOf = fc.record({
-  labels: fc.tuple(labels, maybe(names), maybe(fc.constantFrom('r1', 'r2'))).map(([own, service, region]) => ({
+  labels: fc.tuple(labels, maybe(names), maybe(fc.constantFrom('r1', 'r2')), maybe(fc.constantFrom('deny', 'audit', 'Deny'))).map(([own, service, region, egress]) => ({
     ...own, ...(service === undefined ? {} : { 'kubernetes.io/service-name': service }), ...(region === undefined ? {} : { 'topology.kubernetes.io/region': region }),
+    ...(egress === undefined ? {} : { 'sidestep.dev/egress': egress }),
   })),
-  annotations: fc.constantFrom({}, { 'istio.io/dry-run': 'true' }),
+  annotations: fc.constantFrom(
+    {}, { 'istio.io/dry-run': 'true' }, { 'networking.istio.io/traffic-distribution': 'preferclose' }, { 'networking.istio.io/traffic-distribution': 'x' },
+  ),
   creationTimestamp: created,
 })
 
 /** An object of any kind that has passed its schema. */
 export const anyObject: fc.Arbitrary<ManifestObject> = fc.constantFrom(...kinds)
   .chain((kind) => fc.tuple(fc.constant(kind), namespaces, names, fieldsOf[kind], metadataOf))
-  .map(([kind, namespace, name, fields, metadata]) => tryObject(kind, kind === 'Node' ? name : `${namespace}/${name}`, fields, metadata)[0])
+  .map(([kind, namespace, name, fields, metadata]) => tryObject(kind, kind === 'Node' ? name : kind === 'Namespace' ? namespace : `${namespace}/${name}`, fields, metadata)[0])
   .filter((found) => found !== undefined)
 
 export const anyPod: fc.Arbitrary<RunningPod> = fc.record({
@@ -126,5 +130,7 @@ export const anyPod: fc.Arbitrary<RunningPod> = fc.record({
   isCaptured: fc.boolean(),
   isHostNetwork: fc.boolean(),
   ports: fc.constantFrom([], [{ name: 'http', port: 8080, protocol: 'TCP' as const }], [{ name: 'grpc', port: 9090, protocol: 'TCP' as const }]),
+  hostname: fc.constantFrom('h-0', 'h-1'),
+  subdomain: names,
   owner: fc.constantFrom({ type: 'deployment' as const, name: 'd' }, { type: 'pod' as const, name: 'p' }),
 })

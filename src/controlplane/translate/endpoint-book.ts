@@ -6,6 +6,7 @@ import { objectKey, type EndpointSliceManifest, type NodeManifest, type ServiceE
 import { sliceServiceLabel } from '../../model/manifest-service.ts'
 import type { RunningPod } from '../../model/running-pod.ts'
 import type { PortMapping, Workload } from '../../model/workload.ts'
+import type { NamespaceBook } from './namespace-book.ts'
 import type { PolicyBook } from './policy-book.ts'
 import { LabelIndex, MultiMap, SelectorIndex } from './selectors.ts'
 import { endpointPorts, type PortNames } from './service.ts'
@@ -20,6 +21,20 @@ type Labels = Readonly<Record<string, string>>
 type Backend =
   | { readonly t: 'pod'; readonly namespace: string; readonly labels: Labels; readonly pod: RunningPod }
   | { readonly t: 'entry'; readonly namespace: string; readonly labels: Labels; readonly entry: WorkloadEntryManifest }
+
+/** A service that something is an endpoint of. */
+interface Attachment {
+  /** Resource name. */
+  readonly key: string
+  readonly ports: readonly PortMapping[]
+  /** The endpoint's own label under the service's host name. */
+  readonly name: string | undefined
+}
+
+/** Kubernetes names a pod under the service that its `subdomain` says, if it says a `hostname`. */
+function nameUnder(service: ServiceManifest, { hostname, subdomain }: RunningPod): string | undefined {
+  return subdomain === service.metadata.name ? hostname : undefined
+}
 
 export function podKey(namespace: string, name: string): string {
   return `running ${namespace}/${name}`
@@ -38,6 +53,7 @@ export class EndpointBook {
   readonly #settings: TranslateSettings
   readonly #services: ServiceBook
   readonly #policies: PolicyBook
+  readonly #namespaces: NamespaceBook
   readonly #backends = new Map<string, Backend>()
   readonly #labels = new LabelIndex()
   readonly #ownerSelectors = new SelectorIndex()
@@ -48,10 +64,11 @@ export class EndpointBook {
   readonly #slicesByIp = new MultiMap()
   readonly #slicesByService = new MultiMap()
 
-  constructor(settings: TranslateSettings, services: ServiceBook, policies: PolicyBook) {
+  constructor(settings: TranslateSettings, services: ServiceBook, policies: PolicyBook, namespaces: NamespaceBook) {
     this.#settings = settings
     this.#services = services
     this.#policies = policies
+    this.#namespaces = namespaces
   }
 
   /** Each of these returns the keys whose workloads may be others now. */
@@ -176,13 +193,13 @@ export class EndpointBook {
 
   #ofBackend(backend: Backend): Workload {
     const { namespace, labels } = backend
-    const services = this.#attached(backend)
-    const policies = this.#policies.namesFor(namespace, labels)
-    if (backend.t === 'entry') return entryWorkload(backend.entry, services, policies, this.#settings)
-    return podWorkload(backend.pod, localityOf(this.#nodes.get(backend.pod.node)), services, policies, this.#settings)
+    const egress = this.#namespaces.egressOf(namespace)
+    const surroundings = { ...this.#attached(backend), policies: this.#policies.namesFor(namespace, labels), ...(egress && { egress }) }
+    if (backend.t === 'entry') return entryWorkload(backend.entry, surroundings, this.#settings)
+    return podWorkload(backend.pod, localityOf(this.#nodes.get(backend.pod.node)), surroundings, this.#settings)
   }
 
-  #attached(backend: Backend): Map<string, readonly PortMapping[]> {
+  #attached(backend: Backend): Pick<Workload, 'services' | 'endpointNames'> {
     const own = backend.t === 'entry' ? backend.entry.spec.ports : {}
     const names: PortNames = {
       target: (name) => backend.t === 'entry'
@@ -190,26 +207,30 @@ export class EndpointBook {
         : backend.pod.ports.find((port) => port.name === name && port.protocol === 'TCP')?.port,
       own: (name) => ownNumber(own, name),
     }
-    const found: [string, readonly PortMapping[]][] = []
+    const found: Attachment[] = []
     for (const id of this.#ownerSelectors.select(backend.namespace, backend.labels)) {
       const owner = this.#services.get(id)
       if (!owner) continue
       const ports = owner.kind === 'ServiceEntry' ? entryPorts(owner, own) : endpointPorts(owner.spec, names)
       // A service of whose ports it has none is not served by it; one without ports is a name alone.
       if (ports.length === 0 && owner.spec.ports.length > 0) continue
-      for (const { key, isWon } of this.#services.claimsOf(owner)) if (isWon) found.push([key, ports])
+      const name = backend.t === 'pod' && owner.kind === 'Service' ? nameUnder(owner, backend.pod) : undefined
+      for (const { key, isWon } of this.#services.claimsOf(owner)) if (isWon) found.push({ key, ports, name })
     }
     if (backend.t === 'pod') found.push(...this.#bySlices(backend.pod))
-    return new Map(found.sort(([a], [b]) => (a < b ? -1 : 1)))
+    found.sort((a, b) => (a.key < b.key ? -1 : 1))
+    const labelled = found.flatMap(({ key, name }): [string, string][] => (name === undefined ? [] : [[key, name]]))
+    return { services: new Map(found.map(({ key, ports }) => [key, ports])), ...(labelled.length > 0 ? { endpointNames: new Map(labelled) } : {}) }
   }
 
   /** Services without selector that name the pod's address in a slice. */
-  #bySlices(pod: RunningPod): [string, readonly PortMapping[]][] {
+  #bySlices(pod: RunningPod): Attachment[] {
     const slices = new Set(pod.ips.flatMap((ip) => [...this.#slicesByIp.get(ip)]))
     return [...slices].sort().flatMap((key) => {
       const slice = this.#slices.get(key)
       const target = slice && this.#target(slice)
-      return target ? [[target.key, target.ports] as [string, readonly PortMapping[]]] : []
+      const own = slice?.endpoints.find(({ addresses }) => addresses.some((address) => pod.ips.includes(canonicalIp(address) ?? '')))
+      return target ? [{ ...target, name: own?.hostname }] : []
     })
   }
 

@@ -8,10 +8,13 @@ import { getOrMake } from './selectors.ts'
 import { hostsOf, translateServiceEntry } from './service-entry.ts'
 import { serviceHostname, translateService } from './service.ts'
 import { noRemarks, type Remarks, type TranslateSettings } from './settings.ts'
+import { trafficDistributionProblem, type TrafficDistribution } from './traffic-distribution.ts'
 
 export type ServiceOwner = ServiceManifest | ServiceEntryManifest
 
 export interface ServiceListener {
+  /** Which endpoints services of a namespace prefer if they do not say it themselves. */
+  distributionOf(namespace: string): TrafficDistribution | undefined
   /** Undefined if it is gone. Told only when it is another than before. */
   service(key: string, service: Service | undefined): void
   /** It owns other resource names than before: its endpoints must be translated again. */
@@ -98,6 +101,13 @@ export class ServiceBook {
     if (owner) for (const { key } of this.claimsOf(owner)) this.#translate(key)
   }
 
+  /** What services of a namespace prefer by default is another now. */
+  distributionChanged(namespace: string): void {
+    for (const owner of this.#owners.values()) {
+      if (owner.metadata.namespace === namespace) for (const { key } of this.claimsOf(owner)) this.#translate(key)
+    }
+  }
+
   /** Finds who owns each name now, and translates what that changes. */
   #settle(keys: Iterable<string>): void {
     for (const key of new Set(keys)) {
@@ -149,9 +159,10 @@ export class ServiceBook {
     const id = this.#winners.get(key)
     const owner = id === undefined ? undefined : this.#owners.get(id)
     if (!owner || id === undefined) return undefined
-    if (owner.kind === 'Service') return translateService(owner, this.#givenIps.get(id) ?? [], this.#settings)
+    const inherited = this.#listener.distributionOf(owner.metadata.namespace)
+    if (owner.kind === 'Service') return translateService(owner, this.#givenIps.get(id) ?? [], inherited, this.#settings)
     const hostname = key.slice(key.indexOf('/') + 1)
-    return translateServiceEntry(owner, hostname, this.#canonical.get(hostname) === key, this.#settings)
+    return translateServiceEntry(owner, { hostname, isCanonical: this.#canonical.get(hostname) === key, inherited }, this.#settings)
   }
 
   #remark(owner: ServiceOwner): void {
@@ -162,6 +173,7 @@ export class ServiceBook {
     const notes = owner.kind === 'Service' && owner.spec.ports.some(({ protocol }) => protocol !== 'TCP')
       ? ['ports other than TCP are not carried by the mesh']
       : owner.kind === 'ServiceEntry' && owner.spec.ports.some(({ protocol }) => protocol === 'UDP') ? ['UDP ports are not carried by the mesh'] : []
-    this.#listener.remarks(id, { problems, notes })
+    const distribution = trafficDistributionProblem(owner.metadata.annotations)
+    this.#listener.remarks(id, { problems: distribution === undefined ? problems : [...problems, distribution], notes })
   }
 }

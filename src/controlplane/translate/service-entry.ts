@@ -6,6 +6,7 @@ import type { AppProtocol, NetworkAddress, PortMapping, Service } from '../../mo
 import { parseCidr } from './authorization-policy.ts'
 import { isLocal } from './service.ts'
 import type { TranslateSettings } from './settings.ts'
+import { annotatedDistribution, distributionBalancing, type TrafficDistribution } from './traffic-distribution.ts'
 
 const protocols: Readonly<Record<EntryPort['protocol'], AppProtocol>> = {
   HTTP: 'http11', 'GRPC-WEB': 'http11', HTTP2: 'http2', GRPC: 'grpc', HTTPS: 'tls', TLS: 'tls',
@@ -17,18 +18,31 @@ export function hostsOf({ spec }: ServiceEntryManifest): readonly string[] {
   return [...new Set(spec.hosts)]
 }
 
+/** What is the same for all hosts of an entry, and what is not. */
+interface EntryFacts {
+  readonly hostname: string
+  readonly isCanonical: boolean
+  /** What its namespace prefers. */
+  readonly inherited: TrafficDistribution | undefined
+}
+
 /** The service for one of the entry's hosts. */
-export function translateServiceEntry({ metadata, spec }: ServiceEntryManifest, hostname: string, isCanonical: boolean, settings: TranslateSettings): Service {
+export function translateServiceEntry(
+  { metadata, spec }: ServiceEntryManifest, { hostname, isCanonical, inherited }: EntryFacts, settings: TranslateSettings,
+): Service {
+  const balancing = spec.resolution === 'NONE' && !spec.workloadSelector
+    ? { routingPreference: [], mode: 'passthrough' as const, allowUnhealthy: false }
+    : distributionBalancing(annotatedDistribution(metadata.annotations) ?? inherited, false)
+  const udpPorts = spec.ports.flatMap((port) => (isTcp(port) ? [] : [{ name: port.name, port: port.number }]))
   return {
     name: metadata.name,
     namespace: metadata.namespace,
     hostname,
     addresses: spec.addresses.flatMap((text) => addressOf(text, settings.network)),
-    ports: spec.ports.filter(isTcp).map((port) => mapping(port, port.targetPort ?? port.number)),
+    ports: spec.ports.filter(isTcp).map((port) => ({ ...mapping(port, port.targetPort ?? port.number), name: port.name })),
+    ...(udpPorts.length > 0 ? { udpPorts } : {}),
     subjectAltNames: spec.subjectAltNames,
-    ...(spec.resolution === 'NONE' && !spec.workloadSelector
-      ? { loadBalancing: { routingPreference: [], mode: 'passthrough', allowUnhealthy: false } }
-      : {}),
+    ...(balancing ? { loadBalancing: balancing } : {}),
     ipFamilies: 'automatic',
     isCanonical,
     isNamespaceLocal: isLocal(spec.exportTo),

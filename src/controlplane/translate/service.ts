@@ -2,8 +2,9 @@
 import { canonicalIp, isIpv6Address } from '../../core/address.ts'
 import type { ServiceManifest } from '../../model/manifest.ts'
 import type { ServiceSpec } from '../../model/manifest-service.ts'
-import type { AppProtocol, PortMapping, Scope, Service } from '../../model/workload.ts'
+import type { AppProtocol, PortMapping, Service } from '../../model/workload.ts'
 import type { TranslateSettings } from './settings.ts'
+import { annotatedDistribution, distributionBalancing, type TrafficDistribution } from './traffic-distribution.ts'
 
 type ServicePort = ServiceSpec['ports'][number]
 
@@ -12,9 +13,15 @@ export function serviceHostname(metadata: { readonly name: string; readonly name
   return `${metadata.name}.${metadata.namespace}.svc.${clusterDomain}`
 }
 
-/** `givenIps` are addresses that the Service got at run time, for where its spec does not name them. */
-export function translateService({ metadata, spec }: ServiceManifest, givenIps: readonly string[], settings: TranslateSettings): Service {
-  const balancing = loadBalancing(spec)
+/**
+ * `givenIps` are addresses that the Service got at run time, for where its spec does not name them; `inherited` is what its
+ * namespace prefers.
+ */
+export function translateService(
+  { metadata, spec }: ServiceManifest, givenIps: readonly string[], inherited: TrafficDistribution | undefined, settings: TranslateSettings,
+): Service {
+  const balancing = loadBalancing(spec, annotatedDistribution(metadata.annotations) ?? inherited)
+  const udpPorts = spec.ports.flatMap(({ protocol, name = '', port }) => (protocol === 'UDP' ? [{ name, port }] : []))
   return {
     name: metadata.name,
     namespace: metadata.namespace,
@@ -25,9 +32,12 @@ export function translateService({ metadata, spec }: ServiceManifest, givenIps: 
       // A name means another number at each endpoint; 0 says that the endpoint's own mapping has it.
       targetPort: typeof port.targetPort === 'string' ? 0 : (port.targetPort ?? port.port),
       appProtocol: appProtocolOf(port.appProtocol, port.name, port.port),
+      ...(port.name === undefined ? {} : { name: port.name }),
     })),
+    ...(udpPorts.length > 0 ? { udpPorts } : {}),
     subjectAltNames: [],
     ...(balancing ? { loadBalancing: balancing } : {}),
+    ...(isHeadless(spec) ? { isHeadless: true } : {}),
     ...(spec.sessionAffinity === 'ClientIP' ? { sessionAffinity: { kind: 'clientIp', timeoutSeconds: spec.sessionAffinityConfig?.clientIP?.timeoutSeconds ?? 10_800 } } : {}),
     ipFamilies: families(spec),
     isCanonical: true,
@@ -44,8 +54,12 @@ function isTcp(port: ServicePort): boolean {
   return port.protocol === 'TCP'
 }
 
+function isHeadless({ type, clusterIP, clusterIPs }: ServiceSpec): boolean {
+  return type !== 'ExternalName' && (clusterIP === 'None' || clusterIPs?.[0] === 'None')
+}
+
 function serviceIps(spec: ServiceSpec, givenIps: readonly string[]): string[] {
-  if (spec.type === 'ExternalName' || spec.clusterIP === 'None' || spec.clusterIPs?.[0] === 'None') return []
+  if (spec.type === 'ExternalName' || isHeadless(spec)) return []
   const named = [spec.clusterIP ?? '', ...(spec.clusterIPs ?? [])]
   const ips = [...named, ...givenIps].map((ip) => canonicalIp(ip)).filter((ip) => ip !== undefined)
   return [...new Set(ips)]
@@ -60,18 +74,11 @@ function families(spec: ServiceSpec): Service['ipFamilies'] {
   return 'automatic'
 }
 
-const preferences: Readonly<Record<NonNullable<ServiceSpec['trafficDistribution']>, readonly Scope[]>> = {
-  PreferClose: ['network', 'region', 'zone'],
-  PreferSameZone: ['network', 'region', 'zone'],
-  PreferSameNode: ['network', 'region', 'zone', 'subzone', 'node'],
-}
-
-function loadBalancing(spec: ServiceSpec): Service['loadBalancing'] {
+function loadBalancing(spec: ServiceSpec, annotated: TrafficDistribution | undefined): Service['loadBalancing'] {
   const allowUnhealthy = spec.publishNotReadyAddresses
-  // Local comes first: it is a must, the other a preference.
+  // Local comes first, as in Istio and in kube-proxy: it is a must, the other a preference.
   if (spec.internalTrafficPolicy === 'Local') return { routingPreference: ['node'], mode: 'strict', allowUnhealthy }
-  if (spec.trafficDistribution) return { routingPreference: preferences[spec.trafficDistribution], mode: 'failover', allowUnhealthy }
-  return allowUnhealthy ? { routingPreference: [], mode: 'unspecified', allowUnhealthy } : undefined
+  return distributionBalancing(spec.trafficDistribution ?? annotated, allowUnhealthy)
 }
 
 const protocolNames: Readonly<Record<string, AppProtocol>> = {

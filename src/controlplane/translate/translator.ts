@@ -9,6 +9,7 @@ import type { RunningPod } from '../../model/running-pod.ts'
 import type { Service, Workload } from '../../model/workload.ts'
 import type { StateDelta } from '../../model/workload-store.ts'
 import { EndpointBook } from './endpoint-book.ts'
+import { NamespaceBook } from './namespace-book.ts'
 import { PolicyBook } from './policy-book.ts'
 import { ServiceBook } from './service-book.ts'
 import { noRemarks, type Remarks, type TranslateSettings } from './settings.ts'
@@ -16,6 +17,7 @@ import { noRemarks, type Remarks, type TranslateSettings } from './settings.ts'
 const nothing: readonly Workload[] = Object.freeze([])
 
 export class Translator {
+  readonly #namespaces: NamespaceBook
   readonly #services: ServiceBook
   readonly #policies: PolicyBook
   readonly #endpoints: EndpointBook
@@ -35,7 +37,13 @@ export class Translator {
       if (said.problems.length === 0 && said.notes.length === 0) this.#remarks.delete(key)
       else this.#remarks.set(key, said)
     }
+    this.#namespaces = new NamespaceBook(settings, {
+      egress: (namespace) => this.#touch(this.#endpoints.withLabels(namespace, undefined)),
+      distribution: (namespace) => this.#services.distributionChanged(namespace),
+      remarks,
+    })
     this.#services = new ServiceBook(settings, {
+      distributionOf: (namespace) => this.#namespaces.distributionOf(namespace),
       service: (key, service) => void this.#changedServices.set(key, service),
       owner: (key) => this.#touch(this.#endpoints.ofOwner(key)),
       remarks,
@@ -45,7 +53,7 @@ export class Translator {
       workloads: (namespace, labels) => this.#touch(this.#endpoints.withLabels(namespace, labels)),
       remarks,
     })
-    this.#endpoints = new EndpointBook(settings, this.#services, this.#policies)
+    this.#endpoints = new EndpointBook(settings, this.#services, this.#policies, this.#namespaces)
   }
 
   #touch(keys: Iterable<string>): void {
@@ -58,24 +66,7 @@ export class Translator {
     const before = this.#objects.get(key)
     this.#objects.set(key, object)
     if (before && isSame(before, object)) return
-    switch (object.kind) {
-      case 'Namespace':
-      case 'ServiceAccount':
-      case 'Pod':
-      case 'Deployment':
-        return
-      case 'Node': return this.#touch(this.#endpoints.setNode(object.metadata.name, object))
-      case 'Service':
-      case 'ServiceEntry':
-        this.#touch(this.#endpoints.ofOwner(key))
-        this.#services.put(object)
-        return this.#touch(this.#endpoints.setOwner(key, object))
-      case 'EndpointSlice': return this.#touch(this.#endpoints.putSlice(object))
-      case 'WorkloadEntry': return this.#touch(this.#endpoints.putEntry(object))
-      case 'AuthorizationPolicy': return this.#policies.putPolicy(object)
-      case 'PeerAuthentication': return this.#policies.putPeer(object)
-      default: return object satisfies never
-    }
+    this.#file(key, object, false)
   }
 
   /** `key` as objectKey gives it. */
@@ -84,22 +75,28 @@ export class Translator {
     if (!object) return
     this.#objects.delete(key)
     this.#remarks.delete(key)
+    this.#file(key, object, true)
+  }
+
+  /** Gives an object to who knows its kind, or takes it back. */
+  #file(key: string, object: ManifestObject, isGone: boolean): void {
     switch (object.kind) {
-      case 'Namespace':
       case 'ServiceAccount':
       case 'Pod':
       case 'Deployment':
         return
-      case 'Node': return this.#touch(this.#endpoints.setNode(object.metadata.name, undefined))
+      case 'Namespace': return isGone ? this.#namespaces.remove(object) : this.#namespaces.put(object)
+      case 'Node': return this.#touch(this.#endpoints.setNode(object.metadata.name, isGone ? undefined : object))
       case 'Service':
       case 'ServiceEntry':
         this.#touch(this.#endpoints.ofOwner(key))
-        this.#services.remove(key)
-        return this.#touch(this.#endpoints.setOwner(key, undefined))
-      case 'EndpointSlice': return this.#touch(this.#endpoints.removeSlice(key))
-      case 'WorkloadEntry': return this.#touch(this.#endpoints.removeEntry(key))
-      case 'AuthorizationPolicy': return this.#policies.removePolicy(object)
-      case 'PeerAuthentication': return this.#policies.removePeer(object)
+        if (isGone) this.#services.remove(key)
+        else this.#services.put(object)
+        return this.#touch(this.#endpoints.setOwner(key, isGone ? undefined : object))
+      case 'EndpointSlice': return this.#touch(isGone ? this.#endpoints.removeSlice(key) : this.#endpoints.putSlice(object))
+      case 'WorkloadEntry': return this.#touch(isGone ? this.#endpoints.removeEntry(key) : this.#endpoints.putEntry(object))
+      case 'AuthorizationPolicy': return isGone ? this.#policies.removePolicy(object) : this.#policies.putPolicy(object)
+      case 'PeerAuthentication': return isGone ? this.#policies.removePeer(object) : this.#policies.putPeer(object)
       default: return object satisfies never
     }
   }

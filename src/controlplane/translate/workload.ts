@@ -10,6 +10,8 @@ import type { TranslateSettings } from './settings.ts'
 
 type Labels = Readonly<Record<string, string>>
 type Services = Workload['services']
+/** What others say of a workload that is selected by its labels. */
+export type Surroundings = Pick<Workload, 'services' | 'endpointNames' | 'policies' | 'egress'>
 
 export const nowhere: Locality = Object.freeze({ region: '', zone: '', subzone: '' })
 
@@ -49,7 +51,7 @@ export function podUid(pod: { readonly namespace: string; readonly name: string 
   return `${clusterId}//Pod/${pod.namespace}/${pod.name}`
 }
 
-export function podWorkload(pod: RunningPod, locality: Locality, services: Services, policies: readonly string[], settings: TranslateSettings): Workload {
+export function podWorkload(pod: RunningPod, locality: Locality, surroundings: Surroundings, settings: TranslateSettings): Workload {
   const owner = pod.owner ?? { type: 'pod' as const, name: pod.name }
   return {
     uid: podUid(pod, settings),
@@ -70,8 +72,7 @@ export function podWorkload(pod: RunningPod, locality: Locality, services: Servi
     isHealthy: pod.ready,
     capacity: 1,
     locality,
-    policies,
-    services,
+    ...surroundings,
   }
 }
 
@@ -100,15 +101,14 @@ export function entryUid(entry: { readonly namespace: string; readonly name: str
   return `${clusterId}/networking.istio.io/WorkloadEntry/${entry.namespace}/${entry.name}`
 }
 
-export function entryWorkload({ metadata, spec }: WorkloadEntryManifest, services: Services, policies: readonly string[], settings: TranslateSettings): Workload {
+export function entryWorkload({ metadata, spec }: WorkloadEntryManifest, surroundings: Surroundings, settings: TranslateSettings): Workload {
   const labels = labelsOfEntry(metadata.labels, spec.labels)
   return {
     ...outside(entryUid(metadata, settings), metadata.name, metadata.namespace, settings),
     ...canonical(labels, metadata.name),
     ...ofSpec(spec, settings),
     tunnelProtocol: speaksHbone(labels, metadata.annotations) ? 'hbone' : 'none',
-    policies,
-    services,
+    ...surroundings,
   }
 }
 
@@ -173,6 +173,7 @@ export function sliceWorkload(
     // Kubernetes: a condition that is not known counts as true.
     isHealthy: endpoint.conditions.ready ?? true,
     services,
+    ...(endpoint.hostname === undefined ? {} : { endpointNames: new Map([...services.keys()].map((key) => [key, endpoint.hostname ?? ''])) }),
   }
 }
 
