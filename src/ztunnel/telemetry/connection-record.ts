@@ -1,12 +1,24 @@
 // One record per connection, opened once and finished exactly once: log line and metrics come from the same facts at the
 // same moment. Held with `using`: whoever forgets to finish it has it finished as cut by a drain, so none is lost.
+// The fields are named as in Istio's ztunnel, so that what reads its log reads this one.
 import type { SocketAddr } from '../../core/address.ts'
 import { formatAddr } from '../../core/address.ts'
+import { describeError, MeshError } from '../../core/errors.ts'
 import { formatIdentity } from '../../core/identity.ts'
 import type { Logger } from '../../core/log.ts'
-import type { TrafficFacts } from './labels.ts'
-import { trafficLabels } from './labels.ts'
-import type { TrafficCounters, ZtunnelMetrics } from './metrics.ts'
+import type { Peer, TrafficFacts } from './labels.ts'
+import { reasonOf, responseFlag, trafficLabels } from './labels.ts'
+import { logText } from './log-text.ts'
+import type { ZtunnelMetrics } from './metrics.ts'
+import type { ReadBytes, TrafficCounters } from './traffic-metrics.ts'
+
+/** What the policies said of a connection that they let pass. `policy/rbac.ts` has them as Verdict. */
+export interface AllowedBy {
+  readonly because: string
+  readonly policy?: string | undefined
+  readonly rule?: number | undefined
+  readonly dryRun?: readonly { readonly policy: string; readonly rule: number; readonly action: 'allow' | 'deny' }[]
+}
 
 export interface ConnectionFacts extends Omit<TrafficFacts, 'responseFlags'> {
   readonly sourceAddr: SocketAddr
@@ -14,19 +26,21 @@ export interface ConnectionFacts extends Omit<TrafficFacts, 'responseFlags'> {
   /** Where the tunnel leads, if there is one. */
   readonly hboneAddr?: SocketAddr | undefined
   readonly direction: 'outbound' | 'inbound'
+  /** Only the side that judged knows. */
+  readonly verdict?: AllowedBy | undefined
 }
 
 export interface Outcome {
   readonly bytesFromSource: number
   readonly bytesFromDestination: number
-  /** A word of a closed set: `finished`, `resetBySource`, or an error's code. */
+  /** A word of a closed set: `finished`, `resetBySource`, or why it was cut. */
   readonly because: string
   /** Of the kernel, where they were asked for: microseconds, and a count. */
-  readonly rttUs?: number
-  readonly retransmits?: number
+  readonly rttUs?: number | undefined
+  readonly retransmits?: number | undefined
 }
 
-const cutByDrain: Outcome = { bytesFromSource: 0, bytesFromDestination: 0, because: 'closedByDrain' }
+const monotonic = (): number => performance.now()
 
 export class ConnectionRecord implements Disposable {
   readonly #facts: ConnectionFacts
@@ -34,33 +48,58 @@ export class ConnectionRecord implements Disposable {
   readonly #counters: TrafficCounters
   readonly #startedAtMs: number
   readonly #now: () => number
+  #read: ReadBytes = () => [0, 0]
   #isFinished = false
 
   /** `now` is a monotonic clock in milliseconds. */
-  constructor(facts: ConnectionFacts, metrics: ZtunnelMetrics, logger: Logger, now: () => number = () => performance.now()) {
+  constructor(facts: ConnectionFacts, metrics: ZtunnelMetrics, logger: Logger, now: () => number = monotonic) {
     this.#facts = facts
     this.#logger = logger
     this.#now = now
     this.#startedAtMs = now()
     this.#counters = metrics.opened(trafficLabels({ ...facts, responseFlags: '-' }))
+    for (const hit of facts.verdict?.dryRun ?? []) metrics.dryRun(hit)
+  }
+
+  /** Where the bytes so far can be read, so that a connection that lasts for days counts while it does. */
+  follow(read: ReadBytes): void {
+    this.#read = read
+    this.#counters.follow(read)
   }
 
   /** The first call counts; later ones, and dispose after one, do nothing. */
   finish(outcome: Outcome): void {
     if (this.#isFinished) return
     this.#isFinished = true
-    this.#counters.addBytes(outcome.bytesFromSource, outcome.bytesFromDestination)
-    this.#counters.closed()
-    this.#logger.info({ ...logFields(this.#facts), ...outcomeFields(outcome), durationMs: Math.round(this.#now() - this.#startedAtMs) }, 'connection closed')
+    const { bytesFromSource, bytesFromDestination, because, rttUs, retransmits } = outcome
+    this.#counters.closed(bytesFromSource, bytesFromDestination)
+    this.#logger.info({
+      ...logFields(this.#facts), bytes_sent: bytesFromSource, bytes_recv: bytesFromDestination, duration: durationText(this.#now() - this.#startedAtMs),
+      verdict: 'allowed', reason: because, ...verdictFields(this.#facts.verdict),
+      ...(rttUs !== undefined && { rtt: `${rttUs}us` }), ...(retransmits !== undefined && { retransmits }),
+    }, 'connection complete')
   }
 
   [Symbol.dispose](): void {
-    this.finish(cutByDrain)
+    if (this.#isFinished) return
+    const [bytesFromSource, bytesFromDestination] = this.#read()
+    this.finish({ bytesFromSource, bytesFromDestination, because: 'closedByDrain' })
   }
 }
 
-function outcomeFields({ bytesFromSource, bytesFromDestination, because, rttUs, retransmits }: Outcome): object {
-  return { bytesSent: bytesFromSource, bytesRecv: bytesFromDestination, because, ...(rttUs !== undefined && { rttUs }), ...(retransmits !== undefined && { retransmits }) }
+/** A connection that was refused or could not be made: counted and logged once. `durationMs`: until that was known. */
+export function recordFailure(facts: ConnectionFacts, error: unknown, metrics: ZtunnelMetrics, logger: Logger, durationMs: number): void {
+  const reason = reasonOf(error)
+  const flag = responseFlag(error)
+  metrics.failed(trafficLabels({ ...facts, responseFlags: flag }), reason)
+  const detail = error instanceof MeshError ? error.detail : {}
+  const dryRun = dryRunHits(detail['dryRun'])
+  for (const hit of dryRun) metrics.dryRun(hit)
+  logger.warn({
+    ...logFields(facts), bytes_sent: 0, bytes_recv: 0, duration: durationText(durationMs), verdict: flag === 'DENY' ? 'denied' : 'failed', reason,
+    ...(typeof detail['policy'] === 'string' && { policy: logText(detail['policy']) }), ...(typeof detail['rule'] === 'number' && { rule: detail['rule'] }),
+    ...dryRunFields(dryRun), code: error instanceof MeshError ? error.code : undefined, error: logText(describeError(error)),
+  }, flag === 'DENY' ? 'connection refused' : 'connection failed')
 }
 
 /** The fixed, dotted names that every line about a connection has; absent where not known. */
@@ -68,12 +107,36 @@ export function logFields({ source, destination, service, sourceAddr, destinatio
   return {
     direction,
     'src.addr': formatAddr(sourceAddr),
+    ...peerFields('src', source),
     'dst.addr': formatAddr(destinationAddr),
-    ...(hboneAddr && { 'dst.hboneAddr': formatAddr(hboneAddr) }),
-    ...(source.workload && { 'src.workload': source.workload.name, 'src.namespace': source.workload.namespace }),
-    ...(source.identity && { 'src.identity': formatIdentity(source.identity) }),
-    ...(destination.workload && { 'dst.workload': destination.workload.name, 'dst.namespace': destination.workload.namespace }),
-    ...(destination.identity && { 'dst.identity': formatIdentity(destination.identity) }),
-    ...(service && { 'dst.service': service.hostname }),
+    ...(hboneAddr && { 'dst.hbone_addr': formatAddr(hboneAddr) }),
+    ...(service && { 'dst.service': logText(service.hostname) }),
+    ...peerFields('dst', destination),
   }
 }
+
+function peerFields(prefix: 'src' | 'dst', { workload, identity }: Peer): object {
+  return {
+    ...(workload && {
+      [`${prefix}.workload`]: logText(workload.name), [`${prefix}.namespace`]: logText(workload.namespace), [`${prefix}.cluster`]: logText(workload.clusterId),
+    }),
+    ...(identity && { [`${prefix}.identity`]: logText(formatIdentity(identity)) }),
+  }
+}
+
+function verdictFields(verdict: AllowedBy | undefined): object {
+  if (!verdict) return {}
+  const { because, policy, rule, dryRun = [] } = verdict
+  return { allowed_because: because, ...(policy !== undefined && { policy: logText(policy) }), ...(rule !== undefined && { rule }), ...dryRunFields(dryRun) }
+}
+
+function dryRunFields(hits: NonNullable<AllowedBy['dryRun']>): object {
+  return hits.length === 0 ? {} : { dry_run: hits.map(({ policy, rule, action }) => `${action} ${logText(policy)} rule ${rule}`).join(', ') }
+}
+
+/** From an error's facts, which are of no particular type. */
+function dryRunHits(value: unknown): NonNullable<AllowedBy['dryRun']> {
+  return Array.isArray(value) ? (value as NonNullable<AllowedBy['dryRun']>) : []
+}
+
+const durationText = (ms: number): string => `${Math.round(ms)}ms`

@@ -1,5 +1,6 @@
 // The labels of Istio's standard TCP metrics for one connection, so that dashboards made for Istio work. What is not known
 // is the word `unknown`, never an empty string. Computed once per connection.
+import { MeshError } from '../../core/errors.ts'
 import type { Identity } from '../../core/identity.ts'
 import { formatIdentity } from '../../core/identity.ts'
 import type { NamespacedHostname, Service, Workload } from '../../model/workload.ts'
@@ -28,6 +29,34 @@ export interface TrafficFacts {
   readonly isMutualTls: boolean
   /** `-`, or why it failed: a word of a closed set. */
   readonly responseFlags: string
+}
+
+/** Istio's response flags. */
+export type ResponseFlag = '-' | 'DENY' | 'CONNECT' | 'TLS_FAILURE' | 'H2_HANDSHAKE_FAILURE' | 'NETWORK_POLICY' | 'IDENTITY_ERROR' | 'CERT_REVOKED'
+
+/** For a connection that was not made. */
+export function responseFlag(error: unknown): ResponseFlag {
+  if (!(error instanceof MeshError)) return 'CONNECT'
+  switch (error.code) {
+    case 'POLICY_DENIED': return 'DENY'
+    case 'TLS_FAILED': return 'TLS_FAILURE'
+    case 'TUNNEL_REFUSED':
+    case 'TUNNEL_CLOSED': return 'H2_HANDSHAKE_FAILURE'
+    case 'PEER_IDENTITY_MISMATCH':
+    case 'CERTIFICATE_UNAVAILABLE':
+    case 'CERTIFICATE_REFUSED': return 'IDENTITY_ERROR'
+    case 'PEER_REVOKED': return 'CERT_REVOKED'
+    // A tunnel's port that does not answer is most often a NetworkPolicy that forgot it.
+    case 'CONNECT_TIMEOUT': return error.detail['hbone'] === true ? 'NETWORK_POLICY' : 'CONNECT'
+    default: return 'CONNECT'
+  }
+}
+
+/** A word of a closed set, for logs and labels: what a decision said, else the error's code. */
+export function reasonOf(error: unknown): string {
+  if (!(error instanceof MeshError)) return 'unexpected'
+  const because = error.detail['because']
+  return typeof because === 'string' ? because : error.code
 }
 
 const unknown = 'unknown'

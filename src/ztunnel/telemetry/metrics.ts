@@ -25,6 +25,7 @@ export class ZtunnelMetrics {
   readonly #traffic: TrafficMetrics
   readonly #stages: Histogram<'stage' | 'reporter'>
   readonly #refusals: BoundedCounter<'because'>
+  readonly #retries: BoundedCounter<'because'>
   readonly #shed: BoundedCounter<'because'>
   readonly #dryRun: BoundedCounter<'policy' | 'action'>
   readonly #egress: BoundedCounter<'namespace' | 'because'>
@@ -33,6 +34,7 @@ export class ZtunnelMetrics {
     this.#traffic = new TrafficMetrics(this.registry, maxLabelSets, now)
     this.#stages = this.histogram('sidestep_connection_stage_seconds', 'Time to connect, to shake hands, to open a tunnel, and until the first byte came back', ['stage', 'reporter'])
     this.#refusals = this.counter('sidestep_refusals_total', 'Connections refused or not made, by reason', ['because'])
+    this.#retries = this.counter('sidestep_connect_retries_total', 'Endpoints that failed and were replaced by another, by reason', ['because'])
     this.#shed = this.counter('sidestep_shed_total', 'Work refused to protect the proxy, by the limit that was reached', ['because'])
     this.#dryRun = this.counter('sidestep_policy_dry_run_total', 'Connections that a dry-run policy matched', ['policy', 'action'], 1_000)
     this.#egress = this.counter('sidestep_egress_total', 'Connections to destinations outside the mesh, by what was decided', ['namespace', 'because'], 1_000)
@@ -53,6 +55,11 @@ export class ZtunnelMetrics {
     this.#refusals.inc({ because })
   }
 
+  /** An endpoint failed before a byte was sent, and another was tried. */
+  retried(because: string): void {
+    this.#retries.inc({ because })
+  }
+
   shed(because: string): void {
     this.#shed.inc({ because })
   }
@@ -64,15 +71,6 @@ export class ZtunnelMetrics {
   /** `because` as src/policy/egress.ts has it. */
   egress(namespace: string, because: string): void {
     this.#egress.inc({ namespace, because })
-  }
-
-  /** Refused before anything was known of it but the reason. */
-  refused(because: string): void {
-    this.#refusals.inc({ because })
-  }
-
-  retried(because: string): void {
-    this.#retries.inc({ because })
   }
 
   stage(stage: Stage, reporter: Reporter, seconds: number): void {
