@@ -1,4 +1,5 @@
 // What AuthorizationPolicy and PeerAuthentication come to, judged by the decisions that ztunnels make of it.
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Identity } from '../../core/identity.ts'
 import type { ManifestObject } from '../../model/manifest.ts'
@@ -172,5 +173,35 @@ describe('PeerAuthentication', () => {
     translator.remove('PeerAuthentication shop/a')
     translator.flush()
     expect(translator.remarksOf('PeerAuthentication shop/b').problems).toEqual([])
+  })
+
+  test('refuses plaintext exactly where a plain reading says STRICT, and never an identity', () => {
+    const mode = fc.constantFrom('UNSET', 'DISABLE', 'PERMISSIVE', 'STRICT')
+    const written = fc.record({
+      namespace: fc.constantFrom('sidestep-system', 'istio-system', 'shop', 'other'), name: fc.constantFrom('a', 'b', 'c'),
+      selector: fc.constantFrom<Record<string, string>[]>({}, { app: 'web' }, { app: 'db' }, { app: 'web', tier: 'front' }),
+      mode: fc.option(mode, { nil: undefined }), ports: fc.dictionary(fc.constantFrom('80', '81'), mode, { maxKeys: 2 }), year: fc.constantFrom(undefined, 2020, 2021),
+    })
+    type Written = typeof written extends fc.Arbitrary<infer T> ? T : never
+    const root = (each: Written): boolean => each.namespace === 'sidestep-system' || each.namespace === 'istio-system'
+    const isWide = ({ selector }: Written): boolean => Object.keys(selector).length === 0
+    const oldestOf = (list: readonly Written[]): Written | undefined => list.toSorted((a, b) =>
+      (a.year ?? 9999) - (b.year ?? 9999) || (`${a.namespace}/${a.name}` < `${b.namespace}/${b.name}` ? -1 : 1))[0]
+    fc.assert(fc.property(fc.array(written, { maxLength: 8 }), fc.constantFrom(80, 81, 82), (list, port) => {
+      const peers = new Map(list.map((each) => [`${each.namespace}/${each.name}`, each]))
+      // Written twice under one name: the later replaces the earlier, so that changes are in this test too.
+      const { allows } = world(list.map((each) => peer(`${each.namespace}/${each.name}`, {
+        ...(isWide(each) ? {} : { selector: { matchLabels: each.selector }, portLevelMtls: Object.fromEntries(Object.entries(each.ports).map(([key, own]) => [key, { mode: own }])) }),
+        ...(each.mode === undefined ? {} : { mtls: { mode: each.mode } }),
+      }, each.year === undefined ? {} : { creationTimestamp: `${each.year}-01-01T00:00:00Z` })))
+      const all = [...peers.values()]
+      const selected = oldestOf(all.filter((each) => each.namespace === 'shop' && !isWide(each) && each.selector['app'] === 'web' && each.selector['tier'] === undefined))
+      const chain = [
+        selected?.ports[String(port)], selected?.mode, oldestOf(all.filter((each) => each.namespace === 'shop' && isWide(each)))?.mode,
+        oldestOf(all.filter((each) => root(each) && isWide(each)))?.mode,
+      ]
+      const says = chain.find((each) => each !== undefined && each !== 'UNSET') ?? 'PERMISSIVE'
+      expect([allows(undefined, port), allows('a/x', port)]).toEqual([says !== 'STRICT', true])
+    }), { numRuns: 500 })
   })
 })
