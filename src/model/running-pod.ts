@@ -51,6 +51,8 @@ export const runningPodSchema: z.ZodType<RunningPod> = z.strictObject({
   isCaptured: z.boolean(),
   isHostNetwork: z.boolean(),
   ports: z.array(z.strictObject({ name: z.string().max(63), port: z.int().min(1).max(65_535), protocol: z.enum(['TCP', 'UDP']) })).max(1000),
+  hostname: name.exactOptional(),
+  subdomain: name.exactOptional(),
   owner: z.strictObject({ type: z.enum(['deployment', 'cronjob', 'pod', 'job']), name: z.string().min(1).max(253) }).exactOptional(),
 })
 
