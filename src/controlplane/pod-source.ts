@@ -43,7 +43,8 @@ export class InProcessPods implements PodSource {
   }
 }
 
-function tellDifference(before: RuntimeFacts, after: RuntimeFacts, listener: PodListener): void {
+/** Tells only what differs. */
+export function tellDifference(before: RuntimeFacts, after: RuntimeFacts, listener: PodListener): void {
   for (const id of before.pods.keys()) if (!after.pods.has(id)) listener.removePod(...split(id))
   for (const [id, pod] of after.pods) {
     const last = before.pods.get(id)

@@ -26,7 +26,7 @@ type Handler = (request: IncomingMessage, response: ServerResponse, query: URLSe
 /** Serves until `close`. */
 export async function serveApi(mesh: LocalMesh, logger: Logger): Promise<{ close(): Promise<void> }> {
   const routes: Readonly<Record<string, Handler>> = {
-    'GET /status': async (_request, response) => json(response, 200, mesh.status()),
+    'GET /status': async (_request, response) => json(response, 200, await mesh.fullStatus()),
     'POST /exec': async (request, response) => {
       const { namespace, name, container, command } = execRequestSchema.parse(await readJson(request))
       json(response, 200, mesh.execPlan(namespace, name, container, command))

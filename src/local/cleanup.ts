@@ -52,8 +52,8 @@ export async function removeLeftovers(paths: StatePaths, hostPath: string): Prom
   const problems: string[] = []
   const daemon = readDaemonRecord(paths)
   const records = readProcessRecords(paths)
-  const ztunnels = records.filter((record) => record.role === 'ztunnel')
-  await Promise.all(ztunnels.map((record) => endProcess(record.identity, 2000)))
+  const ours = records.filter(({ role }) => role === 'ztunnel' || role === 'controlplane')
+  await Promise.all(ours.map((record) => endProcess(record.identity, 2000)))
   const pods = records.filter((record) => record.role === 'pod')
   for (const { identity } of pods) signal(identity, 'SIGKILL')
   // While a node's namespace still exists: that is where its ztunnel looks.

@@ -17,6 +17,7 @@ export interface MeshFacts {
   readonly addresses: ServiceAddresses
   /** Beyond those of the files. */
   readonly problems: LocalStatus['problems']
+  readonly controlPlane: LocalStatus['controlPlane']
 }
 
 /** The pods as services see them. */
@@ -39,6 +40,7 @@ export function meshStatus(facts: MeshFacts): LocalStatus {
     name: facts.name,
     ready: facts.isReady,
     mesh: facts.isMeshed,
+    controlPlane: facts.controlPlane,
     nodes: facts.nodes.map((node) => ({
       name: node.name, ips: [node.ips.v4, node.ips.v6], pods: node.hosts.size,
       ztunnel: node.agent ? (node.agent.isConnected ? 'connected' : 'starting') : 'off',

@@ -1,6 +1,7 @@
 // A mesh on one machine: virtual nodes, pods, services and ztunnels, kept in line with a directory of YAML and with what
 // was applied. This file composes the parts and answers questions; each decision lives in a room of its own.
 import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { DirectoryWatcher, type DirectoryReading } from '../core/directory.ts'
 import { describeError, MeshError } from '../core/errors.ts'
@@ -11,11 +12,14 @@ import { manifestFiles, parseManifest, type ParsedManifest } from '../model/mani
 import type { RuntimeFacts } from '../model/running-pod.ts'
 import { maxNodes, nodeName } from './addresses.ts'
 import { EnrolmentAgent } from './agent.ts'
+import { AppliedObjects } from './applied-objects.ts'
 import { CaptureGate } from './capture-gate.ts'
 import { Catalogue, type Desired } from './catalogue.ts'
 import { removeLeftovers } from './cleanup.ts'
 import { runCommand, type CommandOptions, type CommandResult } from './command.ts'
+import { ControlPlaneProcess } from './controlplane-process.ts'
 import { NodeDialer } from './dialer.ts'
+import { FactsServer } from './facts-server.ts'
 import type { LogFile } from './log-file.ts'
 import { endpointPods, meshStatus } from './mesh-status.ts'
 import type { Pod } from './pod.ts'
@@ -25,7 +29,7 @@ import { runtimeFacts } from './runtime-facts.ts'
 import { isVirtual, routeOf, ServiceAddresses } from './services.ts'
 import { lockInstance, makeStateDirectories, removeState, statePaths, writeRecord, type InstanceLock, type StatePaths } from './state.ts'
 import { makeTopology, type Topology, type VirtualNode } from './virtual-node.ts'
-import { cleanUpZtunnel, ZtunnelProcess } from './ztunnel-process.ts'
+import { cleanUpZtunnel, startZtunnel } from './ztunnel-process.ts'
 
 const lostPodCheckMs = 2000
 const defaultStopGraceMs = 2000
@@ -43,6 +47,12 @@ export interface LocalMeshOptions {
   readonly mesh?: boolean
   /** Instead of our own: a program that speaks model/enrolment.ts on SIDESTEP_AGENT_SOCKET. */
   readonly ztunnelCommand?: readonly string[]
+  /** Further variables of each ztunnel; they win over ours. */
+  readonly ztunnelEnvironment?: Readonly<Record<string, string>>
+  /** Whether a control plane runs beside the ztunnels; without it they pass everything through. True unless told. */
+  readonly controlPlane?: boolean
+  /** Further variables of the control plane (src/controlplane/config.ts); they win over ours. */
+  readonly controlPlaneEnvironment?: Readonly<Record<string, string>>
   /** PATH of containers and ztunnels. */
   readonly hostPath?: string
   readonly logger: Logger
@@ -60,12 +70,17 @@ export class LocalMesh {
   readonly #isMeshed: boolean
   readonly #lock: InstanceLock
   readonly #ztunnelCommand: readonly string[]
+  readonly #ztunnelEnvironment: Readonly<Record<string, string>>
+  readonly #hasControlPlane: boolean
   readonly #hostPath: string
   readonly #onFacts: LocalMeshOptions['onFacts']
   readonly #topology: Topology
   readonly #dialer = new NodeDialer()
   readonly #catalogue = new Catalogue()
   readonly #addresses = new ServiceAddresses()
+  readonly #facts: FactsServer
+  readonly #applied: AppliedObjects
+  #controlPlane: ControlPlaneProcess | undefined
   readonly #pods: PodSet
   readonly #capture = new CaptureGate((namespace) => this.#desired.namespaces.get(namespace) ?? {})
   #watcher: DirectoryWatcher<ParsedManifest> | undefined
@@ -85,6 +100,10 @@ export class LocalMesh {
     this.#logger = options.logger
     this.#isMeshed = options.mesh ?? true
     this.#ztunnelCommand = options.ztunnelCommand ?? defaultZtunnel()
+    this.#ztunnelEnvironment = options.ztunnelEnvironment ?? {}
+    this.#hasControlPlane = this.#isMeshed && (options.controlPlane ?? true)
+    this.#facts = new FactsServer({ path: paths.factsSocket, logger: options.logger })
+    this.#applied = new AppliedObjects(paths.applied)
     this.#hostPath = options.hostPath ?? defaultHostPath
     this.#onFacts = options.onFacts
     this.#lock = lock
@@ -147,20 +166,32 @@ export class LocalMesh {
   }
 
   async #begin(options: LocalMeshOptions): Promise<void> {
+    if (this.#hasControlPlane) this.#startControlPlane(options)
     if (this.#isMeshed) for (const node of this.#topology.nodes) await this.#startZtunnel(node)
     if (options.manifests !== undefined) this.apply(options.manifests)
     if (options.directory !== undefined) {
       this.#watcher = await DirectoryWatcher.start(options.directory, manifestFiles, (reading) => this.#onReading(reading))
     }
-    this.#schedule()
+    this.#step()
+    // The control plane waits for it: before all was read, the facts would look like the rest being gone.
+    if (this.#hasControlPlane) await this.#facts.listen()
+  }
+
+  #startControlPlane({ directory, controlPlaneEnvironment }: LocalMeshOptions): void {
+    this.#controlPlane = new ControlPlaneProcess({
+      paths: this.paths, netns: this.underlayNetns, nodes: this.#topology.nodes.map(({ name }) => name),
+      directory: directory === undefined ? undefined : resolve(directory), hostPath: this.#hostPath, logger: this.#logger,
+      ...(controlPlaneEnvironment && { environment: controlPlaneEnvironment }), onChange: () => this.#schedule(),
+    })
   }
 
   async #startZtunnel(node: VirtualNode): Promise<void> {
     const logger = this.#logger.child({ node: node.name })
     node.agent = new EnrolmentAgent(this.paths.agentSocket(node.name), logger, () => this.#onCapture())
     await node.agent.listen()
-    node.ztunnel = new ZtunnelProcess({
-      paths: this.paths, node: node.name, netns: node.sandbox.netns, command: this.#ztunnelCommand, hostPath: this.#hostPath, logger,
+    node.ztunnel = startZtunnel({
+      paths: this.paths, node: node.name, netns: node.sandbox.netns, command: this.#ztunnelCommand, hostPath: this.#hostPath,
+      hasControlPlane: this.#hasControlPlane, environment: this.#ztunnelEnvironment, logger,
     })
   }
 
@@ -194,7 +225,9 @@ export class LocalMesh {
       pod.recheckCapture()
     }
     void this.#syncServices()
-    this.#onFacts?.(runtimeFacts(this.#pods.pods, this.#desired.services, this.#addresses))
+    const facts = runtimeFacts(this.#pods.pods, this.#desired.services, this.#addresses)
+    this.#facts.update(facts)
+    this.#onFacts?.(facts)
     this.#report()
   }
 
@@ -222,6 +255,7 @@ export class LocalMesh {
     const [first] = problems
     if (first) throw new MeshError('BAD_MANIFEST', `line ${first.line}: ${first.reason}`, { detail: { problems } })
     this.#catalogue.apply(objects)
+    this.#applied.apply(manifest)
     this.#schedule()
     return objects
   }
@@ -229,6 +263,7 @@ export class LocalMesh {
   /** Takes back objects that were applied (not those of the directory). `key` is `Kind namespace/name` or `Namespace name`. */
   unapply(key: string): boolean {
     const was = this.#catalogue.unapply(key)
+    this.#applied.unapply(key)
     this.#schedule()
     return was
   }
@@ -297,13 +332,20 @@ export class LocalMesh {
   status(): LocalStatus {
     return meshStatus({
       name: this.name, isReady: this.isReady, isMeshed: this.#isMeshed, nodes: this.#topology.nodes, pods: this.#pods, desired: this.#desired,
-      addresses: this.#addresses, problems: this.#addressProblems,
+      addresses: this.#addresses, problems: this.#addressProblems, controlPlane: this.#controlPlane?.summary() ?? { state: 'off' },
     })
+  }
+
+  /** The same with what the control plane says of itself, if it answers. */
+  async fullStatus(): Promise<LocalStatus> {
+    const controlPlane = await this.#controlPlane?.status()
+    return controlPlane ? { ...this.status(), controlPlane } : this.status()
   }
 
   /** Everything wanted runs and is ready (or has done its work), and nothing is about to change. */
   get isReady(): boolean {
     if (!this.#isSettled || this.#isScheduled || this.#pods.unplaced.size > 0) return false
+    if (this.#controlPlane?.isReady === false) return false
     return [...this.#pods.pods.values()].every((pod) => pod.isReady || pod.isFinished) && this.#pods.pods.size >= this.#desired.pods.size
   }
 
@@ -311,6 +353,7 @@ export class LocalMesh {
   async waitReady(timeoutMs = 30_000): Promise<void> {
     await this.waitUntil(() => this.isReady, timeoutMs, () => {
       const late = this.status().pods.filter((pod) => !pod.ready && pod.phase !== 'Succeeded')
+      if (this.#controlPlane?.isReady === false) return `the control plane is not ready: see ${this.paths.logs}/controlplane.log`
       return late.map((pod) => `${pod.namespace}/${pod.name} ${pod.phase} ${pod.reason}`.trimEnd()).join('; ') || 'changes are still being made'
     })
     await this.#syncServices()
@@ -356,6 +399,8 @@ export class LocalMesh {
       await node.idle()
       await node.sandbox.stop()
     }))
+    await this.#controlPlane?.stop()
+    await this.#facts.close()
     await this.#dialer.close()
     await underlay.stop()
     removeState(this.paths)

@@ -5,7 +5,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { MeshError } from '../core/errors.ts'
-import { localApiSocket, localStateRoot } from '../model/local-status.ts'
+import { localApiSocket, localControlPlaneSocket, localStateRoot } from '../model/local-status.ts'
 import { processIdentitySchema } from './process-identity.ts'
 
 export const stateRoot = localStateRoot
@@ -20,6 +20,21 @@ export interface StatePaths {
   readonly processes: string
   readonly pods: string
   readonly logs: string
+  /** On which the control plane hears what runs. */
+  readonly factsSocket: string
+  /** What was applied by hand, as files for the control plane. */
+  readonly applied: string
+  /** The CA, the key of the tokens, and the control plane's own socket. */
+  readonly controlPlane: string
+  readonly controlPlaneSocket: string
+  /** What the control plane gives to all ztunnels: roots and revocations. */
+  readonly trust: string
+  readonly rootsFile: string
+  readonly crlFile: string
+  readonly tokens: string
+  tokenFile(node: string): string
+  /** What a ztunnel keeps over its restarts. */
+  nodeState(node: string): string
   agentSocket(node: string): string
   adminSocket(node: string): string
 }
@@ -38,13 +53,24 @@ export function statePaths(name: string): StatePaths {
     processes: join(root, 'processes'),
     pods: join(root, 'pods'),
     logs: join(root, 'logs'),
+    factsSocket: join(root, 'facts.sock'),
+    applied: join(root, 'applied'),
+    controlPlane: join(root, 'controlplane'),
+    controlPlaneSocket: localControlPlaneSocket(name),
+    trust: join(root, 'trust'),
+    rootsFile: join(root, 'trust', 'roots.pem'),
+    crlFile: join(root, 'trust', 'crl.pem'),
+    tokens: join(root, 'tokens'),
+    tokenFile: (node) => join(root, 'tokens', `${node}.token`),
+    nodeState: (node) => join(root, 'nodes', node),
     agentSocket: (node) => join(root, `${node}-agent.sock`),
     adminSocket: (node) => join(root, `${node}-ztunnel.sock`),
   }
 }
 
 export function makeStateDirectories(paths: StatePaths): void {
-  for (const path of [paths.root, paths.processes, paths.pods, paths.logs]) mkdirSync(path, { recursive: true, mode: 0o700 })
+  const { root, processes, pods, logs, applied, controlPlane, trust, tokens } = paths
+  for (const path of [root, processes, pods, logs, applied, controlPlane, trust, tokens]) mkdirSync(path, { recursive: true, mode: 0o700 })
 }
 
 /** Removes the instance's directory, and the common root if it was the last. */
@@ -69,7 +95,7 @@ export type DaemonRecord = z.infer<typeof daemonRecordSchema>
 /** One process made for the instance; `namespaces` says that killing it frees links, too. */
 export const processRecordSchema = z.object({
   identity: processIdentitySchema,
-  role: z.enum(['pod', 'node', 'underlay', 'ztunnel']),
+  role: z.enum(['pod', 'node', 'underlay', 'ztunnel', 'controlplane']),
   label: z.string(),
 })
 export type ProcessRecord = z.infer<typeof processRecordSchema>

@@ -9,7 +9,7 @@ import { nodeLines, nodePortLines, nodeSysctls, underlayLines } from './links.ts
 import { Sandbox } from './sandbox.ts'
 import { serviceRules, type ServiceRoute } from './service-rules.ts'
 import type { StatePaths } from './state.ts'
-import type { ZtunnelProcess } from './ztunnel-process.ts'
+import type { SupervisedProcess } from './supervised-process.ts'
 
 const gatherMs = 10
 
@@ -20,7 +20,7 @@ export class VirtualNode {
   readonly sandbox: Sandbox
   readonly hosts = new HostNumbers()
   agent: EnrolmentAgent | undefined
-  ztunnel: ZtunnelProcess | undefined
+  ztunnel: SupervisedProcess | undefined
   readonly #logger: Logger
   #wantedRules = ''
   #appliedRules = ''

@@ -1,17 +1,14 @@
-// Keeps one node's ztunnel running: a separate program in the node's network namespace, never code of ours. It is
-// recorded before it may run, writes its log itself and outlives the daemon, because what it captured must stay so.
-import { spawn, type ChildProcess } from 'node:child_process'
-import { closeSync, openSync, rmSync, statSync, truncateSync } from 'node:fs'
-import { join } from 'node:path'
+// One node's ztunnel in the local mesh: its environment, its process, and the removal of what it pinned. What it captured stays
+// captured while it is away.
 import type { Logger } from '../core/log.ts'
-import { backoff } from './backoff.ts'
+import { underlayIps } from './addresses.ts'
 import { runCommand } from './command.ts'
-import { endProcess, identify, type ProcessIdentity } from './process-identity.ts'
-import { writeRecord, type StatePaths } from './state.ts'
+import type { StatePaths } from './state.ts'
+import { SupervisedProcess } from './supervised-process.ts'
 
-const maxLogBytes = 10 << 20
-const logCheckMs = 5000
-const stopGraceMs = 5000
+export const controlPlanePort = 15_012
+/** In its certificate; the address that nodes dial is the underlay's. */
+export const controlPlaneName = 'sidestep-controlplane.sidestep-system.svc'
 
 export interface ZtunnelOptions {
   readonly paths: StatePaths
@@ -20,6 +17,10 @@ export interface ZtunnelOptions {
   readonly netns: string
   readonly command: readonly string[]
   readonly hostPath: string
+  /** Without one it passes everything through, as it did before there were identities. */
+  readonly hasControlPlane: boolean
+  /** Further variables, which win. */
+  readonly environment?: Readonly<Record<string, string>>
   readonly logger: Logger
 }
 
@@ -33,87 +34,33 @@ export function ztunnelEnv(paths: StatePaths, node: string, netns: string, hostP
     SIDESTEP_AGENT_SOCKET: paths.agentSocket(node),
     SIDESTEP_HOST_NETNS: netns,
     SIDESTEP_ADMIN_SOCKET: paths.adminSocket(node),
+    SIDESTEP_STATE_DIRECTORY: paths.nodeState(node),
   }
+}
+
+/** How it finds the control plane. */
+function controlPlaneEnv(paths: StatePaths, node: string): Record<string, string> {
+  return {
+    SIDESTEP_XDS_ADDRESS: `${underlayIps.v4}:${controlPlanePort}`,
+    SIDESTEP_SERVER_NAME: controlPlaneName,
+    SIDESTEP_TOKEN_FILE: paths.tokenFile(node),
+    SIDESTEP_ROOTS_FILE: paths.rootsFile,
+    SIDESTEP_CRL_FILE: paths.crlFile,
+  }
+}
+
+export function startZtunnel(options: ZtunnelOptions): SupervisedProcess {
+  const { paths, node, netns, command, hostPath, hasControlPlane, environment = {}, logger } = options
+  const env = {
+    ...ztunnelEnv(paths, node, netns, hostPath),
+    ...(hasControlPlane ? controlPlaneEnv(paths, node) : { SIDESTEP_XDS_ADDRESS: 'none' }),
+    ...environment,
+  }
+  return new SupervisedProcess({ paths, role: 'ztunnel', id: `ztunnel-${node}`, label: node, netns, command, env, logger })
 }
 
 /** Removes what a node's ztunnel pinned, whether it ended well or not. */
 export async function cleanUpZtunnel(paths: StatePaths, node: string, netns: string, command: readonly string[], hostPath: string): Promise<string> {
   const result = await runCommand([...command, 'cleanup'], { env: ztunnelEnv(paths, node, netns, hostPath), timeoutMs: 20_000 })
   return result.code === 0 ? '' : `exited with ${result.code}: ${result.stderr.trim().slice(-1000)}`
-}
-
-export class ZtunnelProcess {
-  readonly #options: ZtunnelOptions
-  readonly #logPath: string
-  readonly #recordPath: string
-  readonly #backoff = backoff(250, 10_000, 10_000)
-  readonly #logTimer: NodeJS.Timeout
-  #identity: ProcessIdentity | undefined
-  #timer: NodeJS.Timeout | undefined
-  #isStopping = false
-
-  constructor(options: ZtunnelOptions) {
-    this.#options = options
-    this.#logPath = join(options.paths.logs, `ztunnel-${options.node}.log`)
-    this.#recordPath = join(options.paths.processes, `ztunnel-${options.node}.json`)
-    this.#logTimer = setInterval(() => this.#boundLog(), logCheckMs)
-    this.#logTimer.unref()
-    this.#start()
-  }
-
-  /** Undefined between two runs. */
-  get pid(): number | undefined {
-    return this.#identity?.pid
-  }
-
-  #start(): void {
-    const { paths, node, netns, command, hostPath, logger } = this.#options
-    // The shell waits for a line before it becomes the ztunnel: until then there is no record of it, and if we die
-    // now it reads end of file and ends. Its pid and start time stay the same through exec.
-    const script = 'read -r go || exit 1; exec "$@" </dev/null'
-    const log = openSync(this.#logPath, 'a', 0o600)
-    let child: ChildProcess
-    try {
-      child = spawn('/bin/sh', ['-c', script, 'sh', 'nsenter', `--net=${netns}`, '--', ...command], {
-        stdio: ['pipe', log, log], cwd: '/', detached: true, env: ztunnelEnv(paths, node, netns, hostPath),
-      })
-    } finally {
-      closeSync(log)
-    }
-    const startedAt = performance.now()
-    child.stdin?.on('error', () => {
-      // It ended before it read; 'exit' tells.
-    })
-    child.on('error', (error) => logger.error({ node, because: error.message }, 'ztunnel could not be started'))
-    child.on('exit', (code, signalName) => {
-      this.#identity = undefined
-      rmSync(this.#recordPath, { force: true })
-      if (this.#isStopping) return
-      const waitMs = this.#backoff.next(performance.now() - startedAt)
-      logger.warn({ node, code, signal: signalName, waitMs, log: this.#logPath }, 'ztunnel ended, starting it again')
-      this.#timer = setTimeout(() => this.#start(), waitMs)
-    })
-    const identity = child.pid === undefined ? undefined : identify(child.pid)
-    if (!identity) return
-    this.#identity = identity
-    writeRecord(this.#recordPath, { identity, role: 'ztunnel', label: node })
-    child.stdin?.end('go\n')
-  }
-
-  /** The ztunnel appends, so cutting its file is safe at any moment. */
-  #boundLog(): void {
-    try {
-      if (statSync(this.#logPath).size > maxLogBytes) truncateSync(this.#logPath)
-    } catch {
-      // No log yet, or the directory is being removed.
-    }
-  }
-
-  async stop(): Promise<void> {
-    this.#isStopping = true
-    clearTimeout(this.#timer)
-    clearInterval(this.#logTimer)
-    if (this.#identity) await endProcess(this.#identity, stopGraceMs)
-    rmSync(this.#recordPath, { force: true })
-  }
 }

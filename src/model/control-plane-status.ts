@@ -32,3 +32,42 @@ export const controlPlaneStatusSchema = z.object({
   policies: z.int(),
 })
 export type ControlPlaneStatus = z.infer<typeof controlPlaneStatusSchema>
+
+export const caStatusSchema = z.object({
+  trustDomain: z.string(),
+  /** When the certificate that signs expires, and with it all below it; ISO 8601. */
+  expires: z.string(),
+  /** Of the control plane's own certificate. */
+  servingExpires: z.string(),
+  rotation: z.enum(['steady', 'announcing', 'retiring']),
+  roots: z.int(),
+  /** When a rotation that runs goes on. */
+  nextStep: z.string().optional(),
+  revoked: z.int(),
+})
+export type CaStatus = z.infer<typeof caStatusSchema>
+
+export const connectedNodeSchema = z.object({
+  node: z.string(),
+  peer: z.string(),
+  connected: z.boolean(),
+  /** It has, and took, all there is. */
+  current: z.boolean(),
+  /** Changes that it was not sent yet, and answers that are awaited. */
+  behind: z.int(),
+  acked: z.int(),
+  nacked: z.int(),
+  /** What it refuses at this moment. */
+  nacks: z.array(z.object({ resource: z.string(), because: z.string() })),
+})
+export type ConnectedNode = z.infer<typeof connectedNodeSchema>
+
+/** What the control plane's admin socket answers. */
+export const controlPlaneReportSchema = controlPlaneStatusSchema.extend({
+  pid: z.int(),
+  /** False while nobody tells which pods run; what was last told stays in force. */
+  podsConnected: z.boolean(),
+  nodes: z.array(connectedNodeSchema),
+  ca: caStatusSchema,
+})
+export type ControlPlaneReport = z.infer<typeof controlPlaneReportSchema>

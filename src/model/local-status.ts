@@ -1,12 +1,18 @@
 // What a local mesh says about itself on its API socket: shapes shared by the daemon that writes them and the command
 // line that reads them. Pure data.
 import { z } from 'zod'
+import { caStatusSchema, connectedNodeSchema } from './control-plane-status.ts'
 
 /** Below it each mesh has a directory of its name. */
 export const localStateRoot = '/run/sidestep'
 /** HTTP with JSON is spoken there. */
 export function localApiSocket(name: string): string {
   return `${localStateRoot}/${name}/api.sock`
+}
+
+/** The admin API of the mesh's control plane: HTTP with JSON. */
+export function localControlPlaneSocket(name: string): string {
+  return `${localStateRoot}/${name}/controlplane/admin.sock`
 }
 
 const problemSchema = z.object({ file: z.string(), line: z.int(), reason: z.string() })
@@ -30,11 +36,33 @@ export const podStatusSchema = z.object({
 })
 export type PodStatus = z.infer<typeof podStatusSchema>
 
+/** The control plane of the mesh, as the daemon knows it and as it says itself. */
+export const localControlPlaneSchema = z.object({
+  /** `starting`: not serving yet, or again. `off`: the mesh has none. */
+  state: z.enum(['off', 'starting', 'ready']),
+  /** Absent between two runs. */
+  pid: z.int().optional(),
+  /** What it said when it was asked just now; absent if it did not answer. */
+  report: z.object({
+    podsConnected: z.boolean(),
+    workloads: z.int(),
+    services: z.int(),
+    policies: z.int(),
+    nodes: z.array(connectedNodeSchema),
+    ca: caStatusSchema,
+    /** Not in force as written, and why; each reason with its place where it has one. */
+    refused: z.array(z.object({ object: z.string(), file: z.string(), line: z.int(), reasons: z.array(z.string()) })),
+    problems: z.array(problemSchema),
+  }).optional(),
+})
+export type LocalControlPlane = z.infer<typeof localControlPlaneSchema>
+
 export const localStatusSchema = z.object({
   name: z.string(),
   /** Everything that should run does, and is ready. */
   ready: z.boolean(),
   mesh: z.boolean(),
+  controlPlane: localControlPlaneSchema,
   nodes: z.array(z.object({
     name: z.string(), ips: z.array(z.string()), pods: z.int(), ztunnel: z.enum(['off', 'starting', 'connected']),
   })),

@@ -1,0 +1,198 @@
+#!/usr/bin/env node
+// The control plane: reads its settings, builds the parts, wires them, serves until SIGTERM. Everything that nodes rely on (CA, keys
+// of tokens) is on disk, so that it may be killed at any moment and started again.
+import { mkdirSync } from 'node:fs'
+import { isIP } from 'node:net'
+import { dirname } from 'node:path'
+import { Server } from '@grpc/grpc-js'
+import { Command } from 'commander'
+import { pino } from 'pino'
+import { serveAdmin, serveMetrics } from '../controlplane/admin.ts'
+import { CaKeeper, withinTtl } from '../controlplane/ca-keeper.ts'
+import { callerCheck, mayBeNode } from '../controlplane/callers.ts'
+import { configSchema, hostAndPort, listOf, readConfig, variables, type Config } from '../controlplane/config.ts'
+import { ControlPlane } from '../controlplane/control-plane.ts'
+import { DirectorySource } from '../controlplane/directory-source.ts'
+import { GrpcPort, type ServingCertificate } from '../controlplane/grpc-port.ts'
+import { byNodeName, connectedNodes } from '../controlplane/report.ts'
+import { SocketPods } from '../controlplane/socket-pods.ts'
+import { ControlPlaneMetrics } from '../controlplane/telemetry/metrics.ts'
+import { describeError } from '../core/errors.ts'
+import type { Logger } from '../core/log.ts'
+import type { ControlPlaneReport } from '../model/control-plane-status.ts'
+import { Authority } from '../pki/authority.ts'
+import { registerCaService } from '../pki/ca-service.ts'
+import { keepTokenFile, TokenIssuer } from '../pki/tokens.ts'
+import { XdsServer } from '../xds/server.ts'
+import { grpcServerOptions } from '../xds/server-options.ts'
+import { XdsStore } from '../xds/store.ts'
+
+async function run(config: Config): Promise<void> {
+  const logger = pino({ level: config.logLevel, base: { process: 'controlplane' } })
+  const metrics = new ControlPlaneMetrics()
+  const set = (text: string): string | undefined => (text === '' ? undefined : text)
+
+  const pods = new SocketPods({ path: config.podsSocket, logger: logger.child({ component: 'pods' }) })
+  const store = new XdsStore()
+  const authority = await Authority.open({
+    trustDomain: config.trustDomain,
+    directory: config.caDirectory,
+    ...(config.caCertificateFile !== '' && {
+      own: { certificateFile: config.caCertificateFile, keyFile: config.caKeyFile, rootsFile: config.caRootsFile },
+    }),
+    maySign: ({ node }, identity) => plane.mayHave(node, identity),
+    logger: logger.child({ component: 'ca' }),
+  })
+  mkdirSync(dirname(config.tokenKeyFile), { recursive: true, mode: 0o700 })
+  const tokens = await TokenIssuer.open(config.tokenKeyFile)
+  const check = callerCheck(tokens, config.tokenAudience, config.clusterId)
+  const xds = new XdsServer(store, {
+    authenticate: async ({ metadata }) => {
+      const verdict = await check(metadata)
+      return verdict.ok ? { ok: true, identity: verdict.node } : verdict
+    },
+    admitNode: (tokenNode, { metadata }) => mayBeNode(tokenNode, metadata),
+    logger: logger.child({ component: 'xds' }),
+    onPush: (push) => metrics.pushed(push),
+    onRefused: (because) => metrics.streamRefused(because),
+  })
+  const plane = new ControlPlane({
+    config: new DirectorySource(set(config.configDirectory), set(config.appliedDirectory)),
+    pods,
+    store,
+    settings: {
+      clusterId: config.clusterId, network: config.network, clusterDomain: config.clusterDomain,
+      trustDomain: config.trustDomain, trustDomainAliases: listOf(config.trustDomainAliases),
+    },
+    nodes: () => byNodeName(xds.nodes()),
+    ...(config.statusFile !== '' && { statusFile: config.statusFile }),
+    logger,
+    onPublished: (_delta, translateMs) => metrics.translated(translateMs),
+  })
+
+  const names = listOf(config.serverNames)
+  const keeper = new CaKeeper({
+    authority,
+    names: { dns: names.filter((name) => isIP(name) === 0), ips: names.filter((name) => isIP(name) !== 0) },
+    servingTtlMs: config.servingTtlSeconds * 1000,
+    rootsFile: set(config.rootsFile),
+    crlFile: set(config.crlFile),
+    logger: logger.child({ component: 'ca' }),
+  })
+  const serving: { certificate: ServingCertificate; port: GrpcPort | undefined } = { certificate: await keeper.start(), port: undefined }
+  keeper.onServing((next) => {
+    serving.certificate = next
+    serving.port?.setCertificate(next)
+  })
+  const tokenFiles = await keepTokens(config, tokens, logger)
+
+  const isReady = (): boolean => serving.port !== undefined
+  const report = (): ControlPlaneReport => ({
+    ...plane.status(), ready: isReady(), pid: process.pid, podsConnected: pods.isConnected, nodes: connectedNodes(xds.nodes()), ca: keeper.status(),
+  })
+  watchGauges(metrics, report, () => serving.port?.connections ?? 0)
+  const admin = await serveAdmin(config.adminSocket, {
+    status: report,
+    isReady,
+    revoke: (serial) => keeper.revoke(serial),
+    rotate: ({ step, overlapSeconds }) => (step === 'begin'
+      ? keeper.beginRotation(overlapSeconds === undefined ? undefined : overlapSeconds * 1000)
+      : keeper.continueRotation()),
+  }, logger.child({ component: 'admin' }))
+  const { host: metricsHost, port: metricsPort } = hostAndPort(config.metricsAddress)
+  const metricsServer = config.metricsAddress === 'none' ? undefined : await serveMetrics(metricsHost, metricsPort, metrics.registry, isReady)
+
+  const stop = async (signal: string): Promise<void> => {
+    logger.info({ signal }, 'control plane is ending')
+    keeper.close()
+    for (const file of tokenFiles) file.stop()
+    xds.close()
+    await serving.port?.close()
+    await plane.close()
+    for (const server of [admin, metricsServer]) server?.close()
+    process.exit(0)
+  }
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => void stop(signal))
+
+  // Nodes are let in when there is everything to tell them: half of it would look like a mesh in which the rest is gone.
+  await plane.start()
+  const server = new Server(grpcServerOptions)
+  xds.register(server)
+  registerCaService(server, {
+    authority: withinTtl(authority, config.certificateTtlSeconds, config.certificateMaxTtlSeconds),
+    authenticate: async ({ metadata }) => {
+      const verdict = await check(metadata)
+      return verdict.ok ? { ok: true, caller: { node: verdict.node } } : verdict
+    },
+    logger: logger.child({ component: 'ca' }),
+    onOutcome: (outcome) => metrics.certificate(outcome),
+  })
+  serving.port = await GrpcPort.listen({
+    ...hostAndPort(config.listenAddress), server, certificate: serving.certificate, maxConnections: config.maxConnections,
+    onHandshakeError: () => metrics.handshakeError(),
+  })
+  logger.info({ port: serving.port.port, trustDomain: config.trustDomain }, 'control plane started')
+}
+
+/** A file for each node that the settings name, renewed for as long as we run. */
+async function keepTokens(config: Config, tokens: TokenIssuer, logger: Logger): Promise<{ stop(): void }[]> {
+  if (config.tokenDirectory === '') return []
+  mkdirSync(config.tokenDirectory, { recursive: true, mode: 0o700 })
+  return Promise.all(listOf(config.nodes).map((node) => keepTokenFile({
+    path: `${config.tokenDirectory}/${node}.token`,
+    issue: () => tokens.issue({ node, subject: 'ztunnel' }, config.tokenAudience, config.tokenTtlSeconds),
+    logger,
+  })))
+}
+
+function watchGauges(metrics: ControlPlaneMetrics, report: () => ControlPlaneReport, connections: () => number): void {
+  // All numbers of one scrape come from one look.
+  let seen: { readonly atMs: number; readonly report: ControlPlaneReport } | undefined
+  const recent = (): ControlPlaneReport => {
+    const now = performance.now()
+    if (!seen || now - seen.atMs > 500) seen = { atMs: now, report: report() }
+    return seen.report
+  }
+  const connected = (): ControlPlaneReport['nodes'] => recent().nodes.filter((node) => node.connected)
+  const seconds = (iso: string): number => Date.parse(iso) / 1000
+  metrics.watch({
+    connections,
+    nodes: () => connected().length,
+    behind: () => connected().filter((node) => !node.current).length,
+    nacked: () => connected().reduce((sum, node) => sum + node.nacks.length, 0),
+    workloads: () => recent().workloads,
+    services: () => recent().services,
+    policies: () => recent().policies,
+    objectsRefused: () => recent().objects.filter((object) => !object.accepted).length,
+    podsConnected: () => (recent().podsConnected ? 1 : 0),
+    caExpirySeconds: () => seconds(recent().ca.expires),
+    servingExpirySeconds: () => seconds(recent().ca.servingExpires),
+    roots: () => recent().ca.roots,
+  })
+}
+
+function settings(): string {
+  return Object.entries(variables)
+    .map(([key, variable]) => {
+      const field = configSchema.shape[key as keyof Config]
+      return `  ${variable.padEnd(34)} ${field.description ?? ''} (${String(configSchema.parse({})[key as keyof Config])})`
+    })
+    .join('\n')
+}
+
+const program = new Command('controlplane')
+  .description('tells nodes what is in the mesh, and signs certificates for what runs on them')
+  .addHelpText('after', () => `\nSettings, by environment variable:\n${settings()}`)
+program
+  .command('run', { isDefault: true })
+  .description('serve until SIGTERM')
+  .action(() => run(readConfig(process.env)))
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  process.stderr.write(`controlplane: ${describeError(error)}\n`)
+  process.exitCode = 1
+  // What was started before the mistake was found must not keep the process.
+  setImmediate(() => process.exit())
+}

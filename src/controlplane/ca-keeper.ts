@@ -1,0 +1,149 @@
+// Keeps what the certificate authority gives to others in step with it: the file of roots, the file of what is revoked, our own
+// serving certificate, and the steps of a root rotation at their time. Decides nothing about who gets a certificate.
+import type { Clock } from '../core/clock.ts'
+import { systemClock } from '../core/clock.ts'
+import { describeError } from '../core/errors.ts'
+import type { Logger } from '../core/log.ts'
+import type { CaStatus } from '../model/control-plane-status.ts'
+import type { Authority, SignAnswer, SignRequest } from '../pki/authority.ts'
+import { writeFileAtomic } from '../pki/files.ts'
+import type { ServingCertificate } from './grpc-port.ts'
+
+export interface CaKeeperOptions {
+  readonly authority: Authority
+  readonly names: { readonly dns: readonly string[]; readonly ips: readonly string[] }
+  readonly servingTtlMs: number
+  /** Undefined writes none. */
+  readonly rootsFile: string | undefined
+  readonly crlFile: string | undefined
+  readonly logger: Logger
+  readonly clock?: Clock
+}
+
+/** CRLs are valid for a day; a node that misses three of these still has a good one. */
+const crlIntervalMs = 6 * 3_600_000
+const retryMs = 5_000
+
+export class CaKeeper {
+  readonly #options: CaKeeperOptions
+  readonly #authority: Authority
+  readonly #clock: Clock
+  readonly #logger: Logger
+  readonly #cancel = new Map<string, () => void>()
+  #serving: (ServingCertificate & { readonly notAfterMs: number }) | undefined
+  #onServing: (certificate: ServingCertificate) => void = () => undefined
+  #isClosed = false
+
+  constructor(options: CaKeeperOptions) {
+    this.#options = options
+    this.#authority = options.authority
+    this.#clock = options.clock ?? systemClock
+    this.#logger = options.logger
+  }
+
+  /** Writes the files and makes a serving certificate; rejects if that fails. From then on all is kept new. */
+  async start(): Promise<ServingCertificate> {
+    await this.#writeRoots()
+    await this.#writeCrl()
+    const certificate = await this.#renewServing()
+    await this.#continue()
+    return certificate
+  }
+
+  /** Called with each certificate after the first. */
+  onServing(listener: (certificate: ServingCertificate) => void): void {
+    this.#onServing = listener
+  }
+
+  /** `serial` in hex. BAD_CONFIG or BAD_MESSAGE for what is none. */
+  async revoke(serial: string): Promise<void> {
+    await this.#authority.revoke(serial)
+    await this.#writeCrl()
+  }
+
+  /** Announces a new root. BAD_CONFIG while a rotation runs. */
+  async beginRotation(overlapMs?: number): Promise<void> {
+    await this.#authority.beginRotation(overlapMs)
+    await this.#continue()
+  }
+
+  /** Takes the steps that are due. */
+  async continueRotation(): Promise<void> {
+    await this.#continue()
+  }
+
+  status(): CaStatus {
+    const { rotation, trustDomain, issuerExpiryMs, revokedSerials } = this.#authority
+    return {
+      trustDomain,
+      expires: iso(issuerExpiryMs),
+      servingExpires: iso(this.#serving?.notAfterMs ?? 0),
+      rotation: rotation.t,
+      roots: this.#authority.rootsPem().length,
+      ...(rotation.t === 'announcing' ? { nextStep: iso(rotation.switchAtMs) } : rotation.t === 'retiring' ? { nextStep: iso(rotation.retireAtMs) } : {}),
+      revoked: revokedSerials.length,
+    }
+  }
+
+  async #continue(): Promise<void> {
+    const before = JSON.stringify(this.#authority.rotation)
+    const step = await this.#authority.continueRotation()
+    await this.#writeRoots()
+    if (JSON.stringify(this.#authority.rotation) !== before) {
+      await this.#writeCrl()
+      await this.#renewServing()
+    }
+    if (step.t === 'wait' && step.untilMs !== undefined) this.#later('rotation', step.untilMs - this.#clock.nowMs(), () => this.#continue())
+  }
+
+  async #writeRoots(): Promise<void> {
+    if (this.#options.rootsFile !== undefined) await writeFileAtomic(this.#options.rootsFile, this.#authority.rootsPem().join(''))
+  }
+
+  async #writeCrl(): Promise<void> {
+    if (this.#options.crlFile === undefined) return
+    await writeFileAtomic(this.#options.crlFile, await this.#authority.crlPem())
+    this.#later('crl', crlIntervalMs, () => this.#writeCrl())
+  }
+
+  async #renewServing(): Promise<ServingCertificate> {
+    const certificate = await this.#authority.issueServing(this.#options.names, this.#options.servingTtlMs)
+    this.#serving = certificate
+    this.#later('serving certificate', (certificate.notAfterMs - this.#clock.nowMs()) / 2, () => this.#renewServing())
+    this.#onServing(certificate)
+    return certificate
+  }
+
+  /** One of each name waits; what fails is tried again, because each of these keeps something from expiring. */
+  #later(name: string, ms: number, work: () => Promise<unknown>): void {
+    if (this.#isClosed) return
+    this.#cancel.get(name)?.()
+    this.#cancel.set(name, this.#clock.after(Math.max(0, ms), () => {
+      work().catch((error: unknown) => {
+        this.#logger.error({ work: name, because: describeError(error) }, 'certificate authority upkeep failed, trying again')
+        this.#later(name, retryMs, work)
+      })
+    }))
+  }
+
+  close(): void {
+    this.#isClosed = true
+    for (const cancel of this.#cancel.values()) cancel()
+  }
+}
+
+function iso(ms: number): string {
+  return new Date(ms).toISOString()
+}
+
+/** Signs within the operator's bounds of a certificate's life: the default for no wish, a refusal for a longer one. */
+export function withinTtl(authority: Pick<Authority, 'sign'>, defaultSeconds: number, maxSeconds: number): Pick<Authority, 'sign'> {
+  return {
+    sign: async (request: SignRequest): Promise<SignAnswer> => {
+      if (request.ttlSeconds > maxSeconds) {
+        return { t: 'refused', reason: 'badTtl', message: `a lifetime of ${request.ttlSeconds} s is longer than the ${maxSeconds} s that this CA allows` }
+      }
+      return authority.sign(request.ttlSeconds === 0 ? { ...request, ttlSeconds: defaultSeconds } : request)
+    },
+  }
+}

@@ -1,0 +1,169 @@
+// The control plane of a local mesh: a process in the underlay's namespace, which every node reaches, started again when it ends.
+// It is asked over its admin socket how it is; nothing of it runs in the daemon.
+import { request } from 'node:http'
+import { fileURLToPath } from 'node:url'
+import { MeshError } from '../core/errors.ts'
+import type { Logger } from '../core/log.ts'
+import { controlPlaneReportSchema, type ControlPlaneReport } from '../model/control-plane-status.ts'
+import type { LocalControlPlane } from '../model/local-status.ts'
+import { underlayIps } from './addresses.ts'
+import type { StatePaths } from './state.ts'
+import { SupervisedProcess } from './supervised-process.ts'
+import { controlPlaneName, controlPlanePort } from './ztunnel-process.ts'
+
+const program = fileURLToPath(new URL('../bin/controlplane.ts', import.meta.url))
+const askAgainMs = 100
+const lookMs = 2000
+const answerMs = 2000
+const maxAnswerBytes = 64 << 20
+
+export interface ControlPlaneProcessOptions {
+  readonly paths: StatePaths
+  /** Of the underlay. */
+  readonly netns: string
+  readonly nodes: readonly string[]
+  /** What the user gave; absolute. */
+  readonly directory: string | undefined
+  readonly hostPath: string
+  /** Further variables, which win. */
+  readonly environment?: Readonly<Record<string, string>>
+  readonly logger: Logger
+  /** After it became ready, or no longer is. */
+  readonly onChange: () => void
+}
+
+export class ControlPlaneProcess {
+  readonly #process: SupervisedProcess
+  readonly #socket: string
+  readonly #onChange: () => void
+  #timer: NodeJS.Timeout | undefined
+  #readyPid: number | undefined
+  #isStopping = false
+
+  constructor(options: ControlPlaneProcessOptions) {
+    const { paths, netns, logger, onChange } = options
+    this.#socket = paths.controlPlaneSocket
+    this.#onChange = onChange
+    this.#process = new SupervisedProcess({
+      paths, role: 'controlplane', id: 'controlplane', label: 'controlplane', netns, logger, onChange,
+      command: [process.execPath, program], env: environmentOf(options),
+    })
+    this.#look()
+  }
+
+  /** Undefined between two runs. */
+  get pid(): number | undefined {
+    return this.#process.pid
+  }
+
+  /** The process that runs now serves, as far as was seen. */
+  get isReady(): boolean {
+    return this.#readyPid !== undefined && this.#readyPid === this.#process.pid
+  }
+
+  #look(): void {
+    if (this.#isStopping) return
+    const { pid } = this.#process
+    void this.#isServing().then((isServing) => {
+      const was = this.isReady
+      this.#readyPid = isServing ? pid : undefined
+      if (this.isReady !== was) this.#onChange()
+      if (this.#isStopping) return
+      this.#timer = setTimeout(() => this.#look(), this.isReady ? lookMs : askAgainMs)
+      this.#timer.unref()
+    })
+  }
+
+  async #isServing(): Promise<boolean> {
+    try {
+      await ask(this.#socket, '/ready')
+      return true
+    } catch {
+      // Not there yet, or not ready yet: the next look may find it.
+      return false
+    }
+  }
+
+  /** What it says of itself. CONTROL_PLANE_UNAVAILABLE if it does not answer, BAD_MESSAGE if it is not a control plane's answer. */
+  async report(): Promise<ControlPlaneReport> {
+    const parsed = controlPlaneReportSchema.safeParse(await ask(this.#socket, '/status'))
+    if (!parsed.success) throw new MeshError('BAD_MESSAGE', 'the control plane answers in an unknown shape', { source: 'upstream' })
+    return parsed.data
+  }
+
+  /** For `sidestep status`: what the daemon knows, and what the control plane says if it answers. */
+  async status(): Promise<LocalControlPlane> {
+    try {
+      return { ...this.summary(), report: shorten(await this.report()) }
+    } catch (error) {
+      if (!(error instanceof MeshError)) throw error
+      return this.summary()
+    }
+  }
+
+  summary(): LocalControlPlane {
+    return { state: this.isReady ? 'ready' : 'starting', ...(this.pid !== undefined && { pid: this.pid }) }
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopping = true
+    clearTimeout(this.#timer)
+    await this.#process.stop()
+  }
+}
+
+function environmentOf({ paths, nodes, directory, hostPath, environment = {} }: ControlPlaneProcessOptions): Record<string, string> {
+  return {
+    PATH: hostPath,
+    HOME: '/root',
+    SIDESTEP_LISTEN_ADDRESS: `[::]:${controlPlanePort}`,
+    SIDESTEP_ADMIN_SOCKET: paths.controlPlaneSocket,
+    SIDESTEP_PODS_SOCKET: paths.factsSocket,
+    ...(directory !== undefined && { SIDESTEP_CONFIG_DIRECTORY: directory }),
+    SIDESTEP_APPLIED_DIRECTORY: paths.applied,
+    SIDESTEP_CA_DIRECTORY: `${paths.controlPlane}/ca`,
+    SIDESTEP_TOKEN_KEY_FILE: `${paths.controlPlane}/token.key`,
+    SIDESTEP_STATUS_FILE: `${paths.controlPlane}/status.json`,
+    SIDESTEP_TOKEN_DIRECTORY: paths.tokens,
+    SIDESTEP_NODES: nodes.join(','),
+    SIDESTEP_ROOTS_FILE: paths.rootsFile,
+    SIDESTEP_CRL_FILE: paths.crlFile,
+    SIDESTEP_SERVER_NAMES: [controlPlaneName, underlayIps.v4, underlayIps.v6].join(','),
+    ...environment,
+  }
+}
+
+function shorten(report: ControlPlaneReport): NonNullable<LocalControlPlane['report']> {
+  const { podsConnected, workloads, services, policies, nodes, ca, problems } = report
+  const refused = report.objects.filter(({ accepted }) => !accepted)
+    .map(({ object, file, line, problems: reasons }) => ({ object, file, line, reasons }))
+  return { podsConnected, workloads, services, policies, nodes, ca, problems, refused }
+}
+
+/** The JSON of a 200 answer. */
+function ask(socketPath: string, path: string): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    const unavailable = (cause: Error): void =>
+      reject(new MeshError('CONTROL_PLANE_UNAVAILABLE', `no control plane answers on ${socketPath}: ${cause.message}`, { cause, source: 'upstream' }))
+    const asked = request({ socketPath, path, agent: false, signal: AbortSignal.timeout(answerMs) }, (response) => {
+      const chunks: Buffer[] = []
+      let bytes = 0
+      response.on('data', (chunk: Buffer) => {
+        bytes += chunk.length
+        if (bytes > maxAnswerBytes) response.destroy(new Error('the answer is too long'))
+        else chunks.push(chunk)
+      })
+      response.on('error', unavailable)
+      response.on('end', () => {
+        if (response.statusCode !== 200) return unavailable(new Error(`status ${response.statusCode}`))
+        try {
+          resolve(JSON.parse(Buffer.concat(chunks).toString()))
+        } catch (cause) {
+          reject(new MeshError('BAD_MESSAGE', `${socketPath} answers, but not as a control plane does`, { cause, source: 'upstream' }))
+        }
+      })
+    })
+    asked.on('error', unavailable)
+    asked.end()
+  })
+}
