@@ -13,16 +13,26 @@ export interface Carried {
   readonly because: 'finished' | 'resetByFirst' | 'resetBySecond'
 }
 
+/** A connection under way. */
+export interface Carrying {
+  /** When both sides are closed; never rejects. */
+  readonly done: Promise<Carried>
+  /** Bytes so far, as in Carried. */
+  counts(): { readonly sent: number; readonly received: number }
+  /** Ends both sides by a reset. */
+  cut(): void
+}
+
 /** Shared by all connections: what was read has left it, or was copied, before anything else is read. */
 const buffer = Buffer.allocUnsafeSlow(256 * 1024)
 
-/** Takes over both sockets (allowHalfOpen, paused or not yet read from) and leaves them closed. Never rejects. */
-export function carry(first: Socket, second: Socket): Promise<Carried> {
-  return new Promise((resolve) => {
-    const fromFirst = readInto(buffer, first, (count) => pass(count, a, b))
-    const fromSecond = readInto(buffer, second, (count) => pass(count, b, a))
-    const a = fromFirst?.socket ?? first
-    const b = fromSecond?.socket ?? second
+/** Takes over both sockets (allowHalfOpen, paused or not yet read from) and leaves them closed. */
+export function carry(first: Socket, second: Socket): Carrying {
+  const fromFirst = readInto(buffer, first, (count) => pass(count, a, b))
+  const fromSecond = readInto(buffer, second, (count) => pass(count, b, a))
+  const a = fromFirst?.socket ?? first
+  const b = fromSecond?.socket ?? second
+  const done = new Promise<Carried>((resolve) => {
     let because: Carried['because'] = 'finished'
     let open = 2
     const follow = (socket: Socket, by: 'resetByFirst' | 'resetBySecond', other: Socket): void => {
@@ -48,6 +58,14 @@ export function carry(first: Socket, second: Socket): Promise<Carried> {
     begin(fromFirst?.early, a, b)
     begin(fromSecond?.early, b, a)
   })
+  return {
+    done,
+    counts: () => ({ sent: a.bytesRead, received: b.bytesRead }),
+    cut: () => {
+      abortSocket(a)
+      abortSocket(b)
+    },
+  }
 }
 
 function begin(early: Uint8Array | undefined, from: Socket, to: Socket): void {

@@ -4,6 +4,7 @@ import type { Logger } from '../core/log.ts'
 import { describeError } from '../core/errors.ts'
 import { Netns } from '../kernel/netns.ts'
 import type { PodEnrolment } from '../model/enrolment.ts'
+import type { StoreChange } from '../model/workload-store.ts'
 import { PodProxy } from './pod-proxy.ts'
 import type { PodProxyParts, PodStatistics } from './pod-proxy.ts'
 
@@ -77,6 +78,22 @@ export class PodSet {
     for (const uid of this.#proxies.keys()) if (!uids.has(uid)) this.delete(uid)
     const ours = new Set([...this.#proxies.values()].map((proxy) => proxy.netns.cookie))
     for (const cookie of this.#parts.redirection.enrolled()) if (!ours.has(cookie)) this.#parts.redirection.unenrol(cookie)
+  }
+
+  /** The mesh changed: live connections are judged again. */
+  recheck(changes: readonly StoreChange[]): void {
+    for (const proxy of this.#proxies.values()) proxy.recheck(changes)
+    for (const proxy of this.#draining) proxy.recheck(changes)
+  }
+
+  /** A successor serves the pods now. Resolves when the last connection has ended. */
+  async drain(): Promise<void> {
+    await Promise.all([...this.#proxies.values()].map((proxy) => proxy.drain()))
+  }
+
+  /** Of a pod that is captured, or whose last connections are being carried. */
+  netnsOf(uid: string): Netns | undefined {
+    return (this.#proxies.get(uid) ?? [...this.#draining].find(({ pod }) => pod.uid === uid))?.netns
   }
 
   states(): PodState[] {

@@ -1,0 +1,358 @@
+// The connections of one captured pod, both ways. It must never let a connection through whose original destination is
+// unknown, towards the ztunnel's own ports, or against the policies in force.
+import type { Socket } from 'node:net'
+import { canonicalIp, formatAddr, isIpv6Address } from '../core/address.ts'
+import type { ClientAddr, OriginalDst, SocketAddr } from '../core/address.ts'
+import { MeshError } from '../core/errors.ts'
+import type { Identity } from '../core/identity.ts'
+import type { Logger } from '../core/log.ts'
+import type { ConnectDecision, ConnectRequest } from '../hbone/server-session.ts'
+import { freshTraceParent } from '../hbone/traceparent.ts'
+import { port as ports } from '../kernel/generated/layout.ts'
+import { abortSocket } from '../kernel/live-socket.ts'
+import type { Netns } from '../kernel/netns.ts'
+import { deliveryPorts } from '../kernel/redirection.ts'
+import { connectInNetns } from '../kernel/sockets.ts'
+import type { PodEnrolment } from '../model/enrolment.ts'
+import type { StoreChange } from '../model/workload-store.ts'
+import type { Workload } from '../model/workload.ts'
+import { needsRecheck } from '../policy/recheck.ts'
+import { baggageOf } from './baggage.ts'
+import { carryTunnel } from './carry-tunnel.ts'
+import { carry } from './carry.ts'
+import type { Carried, Carrying } from './carry.ts'
+import { authorize, destinationOf } from './inbound.ts'
+import { openUpstream } from './outbound.ts'
+import type { OutboundFacts, Upstream } from './outbound.ts'
+import type { PodProxyParts } from './pod-proxy.ts'
+import { ConnectionRecord, recordFailure } from './telemetry/connection-record.ts'
+import type { AllowedBy, ConnectionFacts } from './telemetry/connection-record.ts'
+import { reasonOf } from './telemetry/labels.ts'
+
+/** Counts since the pod was enrolled by this process. */
+export interface TrafficStatistics {
+  readonly open: number
+  readonly outbound: number
+  readonly inbound: number
+  readonly refused: number
+  readonly failed: number
+  readonly bytesSent: number
+  readonly bytesReceived: number
+}
+
+type Direction = ConnectionFacts['direction']
+
+export class PodTraffic {
+  readonly #pod: PodEnrolment
+  readonly #netns: Netns
+  readonly #parts: PodProxyParts
+  readonly #logger: Logger
+  #open = 0
+  #outbound = 0
+  #inbound = 0
+  #refused = 0
+  #failed = 0
+  #bytesSent = 0
+  #bytesReceived = 0
+  #whenIdle: (() => void)[] = []
+
+  constructor(pod: PodEnrolment, netns: Netns, parts: PodProxyParts, logger: Logger) {
+    this.#pod = pod
+    this.#netns = netns
+    this.#parts = parts
+    this.#logger = logger
+  }
+
+  /** From the pod's application to `original`; without one, nobody knows where it meant to go. */
+  async outbound(socket: Socket, client: ClientAddr | undefined, original: OriginalDst | undefined): Promise<void> {
+    if (!client || !original) {
+      this.#refuse(socket, 'outbound', client, original, new MeshError('ORIGINAL_DESTINATION_UNKNOWN', 'no original destination', { source: 'downstream' }))
+      return
+    }
+    const { metrics } = this.#parts
+    const traceParent = freshTraceParent()
+    let facts: OutboundFacts = {}
+    let source: Workload | undefined
+    const connectionFacts = (found: OutboundFacts): ConnectionFacts => ({
+      direction: 'outbound', reporter: 'source', sourceAddr: client, destinationAddr: original, hboneAddr: found.hboneAddr,
+      source: { workload: source, identity: found.identity && source && identityOf(source) },
+      destination: { workload: found.workload, identity: found.identity }, service: found.service, isMutualTls: found.identity !== undefined,
+    })
+    await this.#connection(socket, () => connectionFacts(facts), async () => {
+      source = await this.#own()
+      const opened: Upstream = source
+        ? await openUpstream(
+          { ...this.#parts, dial: (to) => this.#dial(to), onRetry: (because) => metrics.retried(because), onEgress: (because) => metrics.egress(this.#pod.namespace, because) },
+          { source, sourceKey: this.#pod.uid, client, original, traceParent },
+          (found) => (facts = found),
+        )
+        : { t: 'plain', socket: await this.#dial(original), isReused: false }
+      facts = opened
+      this.#outbound++
+      return opened
+    })
+  }
+
+  /** From a client that speaks no tunnel to the pod's application, which sees the client's address. */
+  async inbound(socket: Socket): Promise<void> {
+    const client = peerOf(socket)
+    const destination = addressOf(socket.localAddress, socket.localPort)
+    if (!client || !destination || isInternal(destination.port)) {
+      const self = new MeshError('CONNECT_REFUSED', 'a port of the ztunnel is not for clients', { source: 'downstream', detail: { because: 'selfCall' } })
+      this.#refuse(socket, 'inbound', client, destination, self)
+      return
+    }
+    let own: Workload | undefined
+    let verdict: AllowedBy | undefined
+    const facts = (): ConnectionFacts => ({ ...this.#inboundFacts(own, client, destination, undefined), verdict })
+    await this.#connection(socket, facts, async () => {
+      own = await this.#own()
+      if (own) authorize(this.#parts.mesh, own, { client, destination, identity: undefined })
+      const upstream = await this.#deliver(client, destination)
+      verdict = this.#recheckNow(own, client, destination, undefined, upstream)
+      this.#inbound++
+      return { t: 'plain', socket: upstream, isReused: false }
+    })
+  }
+
+  /** A CONNECT of a verified peer: who may, where to, and then the bytes. */
+  async tunnel(request: ConnectRequest, local: SocketAddr, client: ClientAddr): Promise<ConnectDecision> {
+    const { mesh, limit, metrics } = this.#parts
+    const { peerIdentity: identity, authority } = request
+    let own: Workload | undefined
+    let destination: SocketAddr = authority.t === 'address' ? authority.address : local
+    const startedMs = performance.now()
+    const release = this.#enter()
+    try {
+      if (!limit.acquire()) throw new MeshError('TOO_MANY_CONNECTIONS', `${limit.limit} connections are open`)
+    } catch (error) {
+      release()
+      throw error
+    }
+    const leave = (): void => {
+      limit.release()
+      release()
+    }
+    try {
+      own = await mesh.ownWorkload(this.#pod)
+      destination = destinationOf(mesh, own, authority, local)
+      if (isInternal(destination.port)) throw new MeshError('BAD_MESSAGE', 'a port of the ztunnel is not for clients', { source: 'downstream', detail: { because: 'selfCall' } })
+      authorize(mesh, own, { client, identity, destination })
+      const upstream = await this.#deliver(client, destination)
+      const verdict = this.#recheckNow(own, client, destination, identity, upstream)
+      metrics.stage('connect', 'destination', (performance.now() - startedMs) / 1_000)
+      this.#inbound++
+      const facts = { ...this.#inboundFacts(own, client, destination, identity), verdict }
+      return {
+        t: 'accept', baggage: baggageOf(own),
+        carry: (stream) => void this.#carry(reversed(carryTunnel(upstream, stream)), facts, { isReused: true }).finally(leave),
+      }
+    } catch (error) {
+      leave()
+      this.#failedConnection(this.#inboundFacts(own, client, destination, identity), error, startedMs)
+      throw error
+    }
+  }
+
+  /** The pod as the mesh knows it; undefined where it is unknown and the owner chose to pass what cannot be decided. */
+  async #own(): Promise<Workload | undefined> {
+    const { mesh } = this.#parts
+    const isOpen = this.#pod.failureMode === 'open'
+    if (isOpen && !mesh.isKnown) return undefined
+    try {
+      return mesh.peekWorkload(this.#pod) ?? await mesh.ownWorkload(this.#pod)
+    } catch (error) {
+      if (isOpen) return undefined
+      throw error
+    }
+  }
+
+  #inboundFacts(own: Workload | undefined, client: ClientAddr, destination: SocketAddr, identity: Identity | undefined): ConnectionFacts {
+    const source = own && this.#parts.mesh.store.workloadByIp(own.network, client.ip)
+    // An address is a hint; only what fits the identity that was proved is named.
+    const isSource = source !== undefined && (!identity || (source.namespace === identity.namespace && source.serviceAccount === identity.serviceAccount))
+    return {
+      direction: 'inbound', reporter: 'destination', sourceAddr: client, destinationAddr: destination,
+      source: { workload: isSource ? source : undefined, identity },
+      destination: { workload: own, identity: identity && own && identityOf(own) }, isMutualTls: identity !== undefined,
+    }
+  }
+
+  /** A policy may have changed while we dialled, when nobody could have cut this connection. */
+  #recheckNow(own: Workload | undefined, client: ClientAddr, destination: SocketAddr, identity: Identity | undefined, upstream: Socket): AllowedBy | undefined {
+    const { mesh } = this.#parts
+    const now = own && mesh.peekWorkload(this.#pod)
+    if (!now) return undefined
+    try {
+      return authorize(mesh, now, { client, destination, identity })
+    } catch (error) {
+      abortSocket(upstream)
+      throw error
+    }
+  }
+
+  #dial({ ip, port }: SocketAddr): Promise<Socket> {
+    const { redirection, connectTimeoutMs, keepAliveSeconds } = this.#parts
+    return connectInNetns(this.#netns, { host: ip, port, timeoutMs: connectTimeoutMs, keepAliveSeconds, socketMark: redirection.bypassMark() })
+  }
+
+  /** To the pod's application, from the client's address where the kernel can say so. */
+  #deliver(client: ClientAddr, destination: SocketAddr): Promise<Socket> {
+    const { redirection, connectTimeoutMs, keepAliveSeconds } = this.#parts
+    const { mark, ...socketMark } = redirection.deliveryMark(destination)
+    const isSelf = this.#pod.ips.some((ip) => canonicalIp(ip) === client.ip)
+    const canSpoof = !isSelf && isIpv6Address(client.ip) === isIpv6Address(destination.ip)
+    return connectInNetns(this.#netns, {
+      host: destination.ip, port: destination.port,
+      ...(canSpoof && { source: { ip: client.ip, port: 0 }, transparent: true, portRange: deliveryPorts }),
+      mark, socketMark, timeoutMs: connectTimeoutMs, keepAliveSeconds,
+    })
+  }
+
+  async #connection(socket: Socket, facts: () => ConnectionFacts, open: () => Promise<Upstream>): Promise<void> {
+    const { limit, metrics } = this.#parts
+    if (!limit.acquire()) {
+      const { direction, sourceAddr, destinationAddr } = facts()
+      this.#refuse(socket, direction, sourceAddr, destinationAddr, new MeshError('TOO_MANY_CONNECTIONS', `${limit.limit} connections are open`))
+      return
+    }
+    const leave = this.#enter()
+    const startedMs = performance.now()
+    // Errors before carry() listens: the client may reset while we dial.
+    socket.on('error', () => {})
+    try {
+      const upstream = await open()
+      const { reporter } = facts()
+      metrics.stage('connect', reporter, (performance.now() - startedMs) / 1_000)
+      if (upstream.t === 'tunnel') await this.#carry(carryTunnel(socket, upstream.stream), facts(), upstream)
+      else await this.#carry(carry(socket, upstream.socket), facts(), undefined)
+    } catch (error) {
+      abortSocket(socket)
+      this.#failedConnection(facts(), error, startedMs)
+    } finally {
+      limit.release()
+      leave()
+    }
+  }
+
+  /** `carrying`: from the source to the destination. */
+  async #carry(carrying: Carrying, facts: ConnectionFacts, tunnel: { readonly isReused: boolean } | undefined): Promise<void> {
+    let cutBecause: string | undefined
+    const forget = this.#parts.live.add({
+      ...facts, podUid: this.#pod.uid, protocol: tunnel ? 'hbone' : 'tcp', isReused: tunnel?.isReused ?? false, sinceMs: Date.now(),
+      counts: () => carrying.counts(),
+      cut: (because) => {
+        cutBecause = because
+        carrying.cut()
+      },
+    })
+    using record = new ConnectionRecord(facts, this.#parts.metrics, this.#parts.accessLog)
+    record.follow(() => {
+      const { sent, received } = carrying.counts()
+      return [sent, received]
+    })
+    try {
+      this.#finish(record, facts, await carrying.done, cutBecause)
+    } finally {
+      forget()
+    }
+  }
+
+  #finish(record: ConnectionRecord, { direction }: ConnectionFacts, { sent, received, because }: Carried, cutBecause: string | undefined): void {
+    // Of the pod: what it sent is what the source sent where it is the source.
+    this.#bytesSent += direction === 'outbound' ? sent : received
+    this.#bytesReceived += direction === 'outbound' ? received : sent
+    record.finish({ bytesFromSource: sent, bytesFromDestination: received, because: cutBecause ?? endings[because] })
+  }
+
+  /** Judges the pod's live connections again after a change of the mesh, and cuts those that are not allowed any more. */
+  recheck(changes: readonly StoreChange[]): void {
+    const { mesh, live } = this.#parts
+    const own = mesh.peekWorkload(this.#pod)
+    if (!own || !needsRecheck(changes, own)) return
+    for (const connection of live.inboundOf(this.#pod.uid)) {
+      try {
+        authorize(mesh, own, { client: connection.sourceAddr, identity: connection.source.identity, destination: connection.destinationAddr })
+      } catch (error) {
+        if (!(error instanceof MeshError)) throw error
+        connection.cut('policyChanged')
+        this.#log('connection cut by policy', { direction: 'inbound', client: connection.sourceAddr, destination: connection.destinationAddr }, error)
+      }
+    }
+  }
+
+  #refuse(socket: Socket, direction: Direction, client: ClientAddr | undefined, destination: SocketAddr | undefined, error: MeshError): void {
+    this.#refused++
+    this.#parts.metrics.refused(reasonOf(error))
+    socket.on('error', () => {}) // it is being reset; what the peer does meanwhile is of no interest
+    abortSocket(socket)
+    this.#log('connection refused', { direction, client, destination }, error)
+  }
+
+  #failedConnection(facts: ConnectionFacts, error: unknown, startedMs: number): void {
+    if (error instanceof MeshError && error.code === 'POLICY_DENIED') this.#refused++
+    else this.#failed++
+    recordFailure(facts, error, this.#parts.metrics, this.#parts.accessLog, performance.now() - startedMs)
+  }
+
+  #log(message: string, where: { readonly direction: Direction; readonly client: SocketAddr | undefined; readonly destination: SocketAddr | undefined }, error: unknown): void {
+    const { direction, client, destination } = where
+    const { code, level, detail } = error instanceof MeshError ? error : new MeshError('CONNECT_FAILED', String(error), { cause: error })
+    const facts = { direction, code, error: error instanceof Error ? error.message : String(error), because: detail['because'], policy: detail['policy'] }
+    this.#logger[level]({ 'src.addr': client && formatAddr(client), 'dst.addr': destination && formatAddr(destination), ...facts }, message)
+  }
+
+  #enter(): () => void {
+    this.#open++
+    return () => {
+      if (--this.#open > 0) return
+      for (const resolve of this.#whenIdle.splice(0)) resolve()
+    }
+  }
+
+  /** Resolves when nothing is carried for the pod. */
+  idle(): Promise<void> {
+    return this.#open === 0 ? Promise.resolve() : new Promise((resolve) => this.#whenIdle.push(resolve))
+  }
+
+  statistics(): TrafficStatistics {
+    return {
+      open: this.#open, outbound: this.#outbound, inbound: this.#inbound, refused: this.#refused, failed: this.#failed,
+      bytesSent: this.#bytesSent, bytesReceived: this.#bytesReceived,
+    }
+  }
+}
+
+/** Seen from the tunnel, where the source is. */
+function reversed(carrying: Carrying): Carrying {
+  return {
+    ...carrying,
+    done: carrying.done.then(({ sent, received, because }) => ({ sent: received, received: sent, because: swapped[because] })),
+    counts: () => {
+      const { sent, received } = carrying.counts()
+      return { sent: received, received: sent }
+    },
+  }
+}
+
+const swapped = { finished: 'finished', resetByFirst: 'resetBySecond', resetBySecond: 'resetByFirst' } as const
+const endings = { finished: 'finished', resetByFirst: 'resetBySource', resetBySecond: 'resetByDestination' } as const
+
+function identityOf({ trustDomain, namespace, serviceAccount }: Workload): Identity {
+  return { trustDomain, namespace, serviceAccount }
+}
+
+const internalPorts: ReadonlySet<number> = new Set(Object.values(ports))
+function isInternal(port: number): boolean {
+  return internalPorts.has(port)
+}
+
+/** Folded address; undefined where the socket is gone already. */
+export function addressOf(ip: string | undefined, port: number | undefined): SocketAddr | undefined {
+  const folded = ip === undefined ? undefined : canonicalIp(ip)
+  return folded === undefined || port === undefined ? undefined : { ip: folded, port }
+}
+
+export function peerOf(socket: Socket): ClientAddr | undefined {
+  return addressOf(socket.remoteAddress, socket.remotePort)
+}

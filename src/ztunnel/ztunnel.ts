@@ -1,0 +1,186 @@
+// One node's ztunnel put together from its rooms: what the mesh is, who the pods are, what is captured and carried. Knows no
+// environment variables, signals or exits; src/bin/ztunnel.ts does.
+import { lookup as lookupName } from 'node:dns/promises'
+import { readFile } from 'node:fs/promises'
+import { mkdirSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { formatAddr } from '../core/address.ts'
+import { MeshError } from '../core/errors.ts'
+import type { Logger } from '../core/log.ts'
+import type { HboneEvents } from '../hbone/events.ts'
+import { HbonePool } from '../hbone/pool.ts'
+import { watchEvents } from '../kernel/hook-events.ts'
+import { Netns } from '../kernel/netns.ts'
+import { Redirection } from '../kernel/redirection.ts'
+import { connectInNetns } from '../kernel/sockets.ts'
+import { formatIdentity } from '../core/identity.ts'
+import type { StoreChange } from '../model/workload-store.ts'
+import type { Workload } from '../model/workload.ts'
+import { workloadIdentity } from '../model/workload-store.ts'
+import { CaClient } from '../pki/ca-client.ts'
+import { tokenFromFile } from '../pki/tokens.ts'
+import { AgentClient } from './agent-client.ts'
+import type { Config } from './config.ts'
+import { ConnectionLimit, limitFromOpenFiles } from './connection-limit.ts'
+import { NodeIdentities } from './identities.ts'
+import { LiveConnections } from './live-connections.ts'
+import { MeshState } from './mesh-state.ts'
+import { PodSet } from './pod-set.ts'
+import type { ZtunnelMetrics } from './telemetry/metrics.ts'
+
+export interface ZtunnelParts {
+  readonly config: Config
+  readonly metrics: ZtunnelMetrics
+  readonly hboneEvents: HboneEvents
+  readonly accessLog: Logger
+  readonly logger: Logger
+}
+
+export class Ztunnel {
+  readonly config: Config
+  readonly mesh: MeshState
+  readonly identities: NodeIdentities | undefined
+  readonly pool: HbonePool | undefined
+  readonly live = new LiveConnections()
+  readonly limit: ConnectionLimit
+  readonly pods: PodSet
+  readonly redirection: Redirection
+  readonly agent: AgentClient
+  readonly #logger: Logger
+  readonly #stopEvents: () => void
+
+  private constructor({ config, metrics, hboneEvents, accessLog, logger }: ZtunnelParts, redirection: Redirection) {
+    this.config = config
+    this.redirection = redirection
+    this.#logger = logger
+    this.limit = new ConnectionLimit(config.maxConnections === 0 ? limitFromOpenFiles() : config.maxConnections)
+    this.mesh = new MeshState({ ...config, xds: xdsOptions(config), logger })
+    this.identities = isMeshed(config) ? makeIdentities(config, logger) : undefined
+    this.pool = this.identities && new HbonePool({
+      certificates: this.identities.source, verifier: this.identities.verifier, events: hboneEvents,
+      timeouts: { dialTimeoutMs: config.connectTimeoutMs },
+      dial: (target) => {
+        const netns = this.pods.netnsOf(target.sourceKey)
+        if (!netns) throw new MeshError('CLOSED', 'the pod is not captured any more')
+        return connectInNetns(netns, {
+          host: target.address.ip, port: target.address.port, timeoutMs: config.connectTimeoutMs,
+          keepAliveSeconds: config.keepAliveSeconds, socketMark: redirection.bypassMark(),
+        })
+      },
+    })
+    this.pods = new PodSet({
+      redirection, limit: this.limit, mesh: this.mesh, identities: this.identities, pool: this.pool, live: this.live, metrics, hboneEvents, accessLog,
+      lookup: addressOfName, connectTimeoutMs: config.connectTimeoutMs, keepAliveSeconds: config.keepAliveSeconds, logger,
+    })
+    this.mesh.store.onChange((changes) => this.#onMeshChange(changes))
+    this.agent = new AgentClient(config.agentSocket, this.pods, logger.child({ component: 'agent' }))
+    this.#stopEvents = watchEvents(redirection.maps.events, (events) => {
+      for (const event of events) {
+        const facts = { 'dst.addr': formatAddr(event.destination), 'src.addr': formatAddr(event.source), because: event.reason, pid: event.pid }
+        logger.info({ ...facts, 'pod.cookie': String(event.netnsCookie) }, event.kind === 'passed' ? 'connection passed unmeshed' : 'connection refused by hook')
+      }
+    })
+  }
+
+  /** Attaches the hooks, restores what was known and begins to serve. Throws what Redirection.open() throws. */
+  static async start(parts: ZtunnelParts): Promise<Ztunnel> {
+    const { config, logger } = parts
+    mkdirSync(dirname(config.adminSocket), { recursive: true, mode: 0o700 })
+    const redirection = Redirection.open({
+      instance: config.instance,
+      nodeNetns: await Netns.open(config.hostNetns),
+      kubeletCgroupId: config.kubeletCgroupId,
+      verifierLog: join(dirname(config.adminSocket), `${config.instance}-verifier.log`),
+      logger,
+    })
+    const ztunnel = new Ztunnel(parts, redirection)
+    if (!ztunnel.mesh.hasControlPlane) logger.warn('no control plane: everything is carried in plain text, without identities and policies')
+    await ztunnel.identities?.start()
+    await ztunnel.mesh.start()
+    ztunnel.agent.start()
+    return ztunnel
+  }
+
+  /** What must be there before it can take over; empty when it is ready. */
+  waitingFor(): string[] {
+    return [
+      ...(this.mesh.isKnown ? [] : ['the first answer of the control plane']),
+      ...(this.agent.isSynced ? [] : ['the node agent']),
+    ]
+  }
+
+  #onMeshChange(changes: readonly StoreChange[]): void {
+    this.pods.recheck(changes)
+    const gone = new Set<string>()
+    for (const change of changes) {
+      if (change.t === 'workloadRemoved') noteTunnels(gone, change.workload)
+      else if (change.t === 'workloadChanged' && (change.isAddressChanged || change.isIdentityChanged)) noteTunnels(gone, change.before)
+    }
+    if (gone.size === 0) return
+    this.pool?.evict(({ address, identities }) => identities.some((identity) => gone.has(`${address.ip} ${formatIdentity(identity)}`)))
+  }
+
+  /** Takes nothing new, since a successor does; resolves when everything carried has ended, or after the configured time. */
+  async drain(): Promise<void> {
+    this.agent.close()
+    this.#logger.info({ open: this.limit.open }, 'ztunnel is finishing its connections')
+    const done = this.pods.drain().then(() => this.pool?.drain())
+    const { drainSeconds } = this.config
+    if (drainSeconds === 0) return await done
+    await Promise.race([done, new Promise<void>((resolve) => setTimeout(resolve, drainSeconds * 1_000))])
+  }
+
+  /** What is pinned stays in force. */
+  async close(): Promise<void> {
+    this.agent.close()
+    this.#stopEvents()
+    await this.mesh.close()
+    this.identities?.close()
+  }
+}
+
+function noteTunnels(gone: Set<string>, workload: Workload): void {
+  for (const ip of workload.ips) gone.add(`${ip} ${workloadIdentity(workload)}`)
+}
+
+function isMeshed({ xdsAddress }: Config): boolean {
+  return xdsAddress !== 'none'
+}
+
+function trustOf({ tokenFile, rootsFile, serverName }: Config): Pick<ConstructorParameters<typeof CaClient>[0], 'token' | 'roots' | 'serverName'> {
+  return {
+    roots: rootsFile === '' ? () => Promise.resolve(undefined) : () => readFile(rootsFile, 'utf8'),
+    ...(tokenFile !== '' && { token: tokenFromFile(tokenFile) }),
+    ...(serverName !== '' && { serverName }),
+  }
+}
+
+function xdsOptions(config: Config): ConstructorParameters<typeof MeshState>[0]['xds'] {
+  if (!isMeshed(config)) return undefined
+  return {
+    ...trustOf(config), address: config.xdsAddress, clusterId: config.clusterId,
+    node: { id: `ztunnel~${config.node}~${config.node}.sidestep-system~sidestep-system.svc.cluster.local`, metadata: { NAME: config.node, NODE_NAME: config.node } },
+  }
+}
+
+function makeIdentities(config: Config, logger: Logger): NodeIdentities {
+  const address = config.caAddress === '' ? config.xdsAddress : config.caAddress
+  return new NodeIdentities({
+    ca: new CaClient({ ...trustOf(config), address, clusterId: config.clusterId }),
+    trustDomain: config.trustDomain,
+    trustDomainAliases: config.trustDomainAliases.split(',').map((name) => name.trim()).filter((name) => name !== ''),
+    ttlSeconds: config.certificateTtlSeconds,
+    crlFile: config.crlFile,
+    logger: logger.child({ component: 'pki' }),
+  })
+}
+
+/** With the resolver of the ztunnel's own namespace. */
+async function addressOfName(hostname: string, preferIpv6: boolean): Promise<string> {
+  try {
+    const { address } = await lookupName(hostname, { order: preferIpv6 ? 'ipv6first' : 'ipv4first' })
+    return address
+  } catch (cause) {
+    throw new MeshError('CONNECT_UNREACHABLE', `the name ${hostname} cannot be resolved`, { source: 'upstream', cause })
+  }
+}
