@@ -1,7 +1,7 @@
 // `sidestep status`: what runs, where, and what is wrong, for people or for programs.
 import { Command, Option } from 'commander'
 import { stringify } from 'yaml'
-import type { LocalStatus } from '../model/local-status.ts'
+import type { LocalControlPlane, LocalStatus } from '../model/local-status.ts'
 import { ApiClient } from './api-client.ts'
 import { nameOption } from './options.ts'
 
@@ -25,6 +25,7 @@ export function statusCommand(print: (text: string) => void = console.log): Comm
 export function statusTable(status: LocalStatus): string {
   const sections = [
     table(['NODE', 'IP', 'PODS', 'ZTUNNEL'], status.nodes.map((node) => [node.name, node.ips.join(' '), `${node.pods}`, node.ztunnel])),
+    ...controlPlaneSections(status.controlPlane),
     table(
       ['NAMESPACE', 'POD', 'NODE', 'IP', 'PHASE', 'READY', 'RESTARTS', 'CAPTURED', 'REASON'],
       status.pods.map((pod) => [
@@ -45,6 +46,30 @@ export function statusTable(status: LocalStatus): string {
     ...(status.notes.length > 0 ? [['NOTES', ...status.notes.map((p) => `  ${p.file}:${p.line}: ${p.reason}`)].join('\n')] : []),
   ]
   return sections.filter((section) => section !== '').join('\n\n')
+}
+
+/** Itself, the nodes that hear from it, and what is not in force as somebody wrote it. */
+function controlPlaneSections({ state, pid, report }: LocalControlPlane): string[] {
+  if (state === 'off') return []
+  const head = ['CONTROL PLANE', 'PID', 'WORKLOADS', 'SERVICES', 'POLICIES', 'CA EXPIRES', 'ROOTS', 'REVOKED']
+  if (!report) return [table(head, [[state, `${pid ?? 'none'}`, '?', '?', '?', '?', '?', '?']])]
+  const { ca, nodes, refused, problems } = report
+  const roots = ca.rotation === 'steady' ? `${ca.roots}` : `${ca.roots} (${ca.rotation}${ca.nextStep === undefined ? '' : ` until ${ca.nextStep.slice(0, 16)}Z`})`
+  return [
+    table(head, [[
+      report.podsConnected ? state : `${state}, hears of no pods`, `${pid ?? 'none'}`, `${report.workloads}`, `${report.services}`, `${report.policies}`,
+      ca.expires.slice(0, 10), roots, `${ca.revoked}`,
+    ]]),
+    table(['CONNECTED NODE', 'PEER', 'STATE', 'ACKED', 'REFUSED'], nodes.map((node) => [
+      node.node, node.peer, node.connected ? (node.current ? 'up to date' : `${node.behind} behind`) : 'gone', `${node.acked}`,
+      node.nacks.length === 0 ? `${node.nacked}` : `${node.nacked}, now: ${node.nacks.slice(0, 3).map((nack) => `${nack.resource}: ${nack.because}`).join('; ')}`,
+    ])),
+    ...(refused.length > 0 || problems.length > 0 ? [[
+      'NOT IN FORCE AS WRITTEN',
+      ...refused.map(({ object, file, line, reasons }) => `  ${object} (${file}:${line}): ${reasons.join('; ')}`),
+      ...problems.map((problem) => `  ${problem.file}:${problem.line}: ${problem.reason}`),
+    ].join('\n')] : []),
+  ]
 }
 
 function shorten(endpoints: readonly string[]): string {
