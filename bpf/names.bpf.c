@@ -44,6 +44,30 @@ int redirect_sendmsg6(struct bpf_sock_addr *ctx)
 	return redirect_sendmsg(ctx, AF_INET6, &destination);
 }
 
+/* Puts the server that was asked in the place of the ztunnel, by the port that speaks for it. */
+static __always_inline void restore_dns_server(struct bpf_sock_addr *ctx, struct bpf_sock *sk, int family, const struct mesh_socket_state *state)
+{
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+	struct mesh_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
+	struct mesh_handoff_key key = { .netns_cookie = cookie, .protocol = IPPROTO_UDP };
+	struct mesh_address source = family == AF_INET ? address_from_ip4(CONTEXT_WORD(ctx->user_ip4)) : address_from_user_ip6(ctx);
+	__u32 slot = (__u32)bpf_ntohs(ctx->user_port) - PORT_DNS;
+	struct mesh_endpoint *server;
+
+	if (slot >= DNS_SLOTS)
+		return; /* a datagram from somebody else */
+	if (pod && !address_equals(&source, pod_address(pod, &source)))
+		return; /* a stranger who uses our port: not the ztunnel, so no server spoke */
+	key.port = CONTEXT_WORD(sk->src_port);
+	key.family = address_is_ip4(&source) ? 4 : 6;
+	key.dns_slot = slot;
+	server = bpf_map_lookup_elem(&handoffs, &key);
+	if (server)
+		replace_address(ctx, family, &server->address, server->port);
+	else if (address_is_ip4(&source) == address_is_ip4(&state->destination))
+		replace_address(ctx, family, &state->destination, state->port); /* forgotten by the map: the server asked last */
+}
+
 /* A socket without our state costs one storage lookup. */
 static __always_inline void restore_peer(struct bpf_sock_addr *ctx, int family, bool datagram)
 {
@@ -52,9 +76,11 @@ static __always_inline void restore_peer(struct bpf_sock_addr *ctx, int family, 
 
 	if (!state)
 		return;
-	if (datagram && (state->kind != SOCKET_DNS || ctx->user_port != bpf_htons(PORT_DNS)))
-		return; /* a datagram from somebody else */
-	if (!datagram && state->kind != SOCKET_REDIRECTED && state->kind != SOCKET_DNS)
+	if (state->kind == SOCKET_DNS) {
+		restore_dns_server(ctx, sk, family, state);
+		return;
+	}
+	if (datagram || state->kind != SOCKET_REDIRECTED)
 		return;
 	if (family == AF_INET && !address_is_ip4(&state->destination))
 		return;

@@ -63,6 +63,8 @@ static __always_inline bool port_is_internal(__be16 port)
 	case PORT_INBOUND:
 	case PORT_HBONE:
 	case PORT_DNS:
+	case PORT_DNS_SECOND:
+	case PORT_DNS_THIRD:
 		return true;
 	default:
 		return false;

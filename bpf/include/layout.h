@@ -15,7 +15,13 @@ enum mesh_port {
 	PORT_INBOUND = 15006,
 	PORT_HBONE = 15008,
 	PORT_DNS = 15053,
+	PORT_DNS_SECOND = 15054,
+	PORT_DNS_THIRD = 15055,
 };
+
+/* One UDP socket may ask several servers at once (musl asks all of resolv.conf's, of which there are at most three). Each
+ * gets a port of its own, PORT_DNS and those behind it, so that nobody's answer is taken for another's. */
+#define DNS_SLOTS 3
 
 enum mesh_pod_flag {
 	POD_FLAG_OPEN = 1, /* failure mode: new connections pass while no ztunnel listens */
@@ -58,7 +64,8 @@ struct mesh_socket_state {
 	struct mesh_address destination;
 	__u32 kind;            /* enum mesh_socket_kind */
 	__be16 port;           /* of destination */
-	__u16 padding;
+	__u8 dns_servers;      /* SOCKET_DNS: how many slots are taken */
+	__u8 dns_next;         /* SOCKET_DNS: which slot a further server takes over */
 };
 
 /* Key by which the ztunnel finds an accepted connection's (or datagram's) original destination. */
@@ -67,7 +74,8 @@ struct mesh_handoff_key {
 	__u16 port;    /* the application's source port, host order */
 	__u8 family;   /* 4 or 6: the family on the wire */
 	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
-	__u32 padding;
+	__u8 dns_slot; /* of UDP: below DNS_SLOTS */
+	__u8 padding[3];
 };
 
 struct mesh_endpoint {

@@ -95,18 +95,50 @@ static __always_inline bool is_captured_dns(struct bpf_sock_addr *ctx, const str
 	       !address_is_loopback(destination) && !address_equals(destination, own) && !address_is_link_local6(destination);
 }
 
-/* Sends a DNS socket's datagrams to the ztunnel, which finds the server that was asked by the source port. */
+/* The slot of a server among those that the socket asks: its own, a free one, or in turn somebody's who was asked before. */
+static __always_inline __u32 dns_slot(struct mesh_socket_state *state, struct mesh_handoff_key *key, const struct mesh_address *server)
+{
+	__u32 slot;
+
+	if (state->kind != SOCKET_DNS) {
+		state->dns_servers = 0;
+		state->dns_next = 0;
+	}
+	for (__u32 i = 0; i < DNS_SLOTS; i++) {
+		struct mesh_endpoint *known;
+
+		if (i >= state->dns_servers)
+			break;
+		key->dns_slot = i;
+		known = bpf_map_lookup_elem(&handoffs, key);
+		if (known && address_equals(&known->address, server))
+			return i;
+	}
+	if (state->dns_servers < DNS_SLOTS)
+		return state->dns_servers++;
+	slot = state->dns_next % DNS_SLOTS;
+	state->dns_next = (slot + 1) % DNS_SLOTS;
+	return slot;
+}
+
+/* Sends a DNS socket's datagrams to the ztunnel, which finds the server that was asked by the source port and the slot. */
 static __always_inline int capture_dns(struct bpf_sock_addr *ctx, struct bpf_sock *sk, int family, __u64 cookie, const struct mesh_address *own, const struct mesh_address *destination)
 {
 	struct mesh_handoff_key key = { .netns_cookie = cookie, .protocol = IPPROTO_UDP };
 	struct mesh_endpoint server = { .address = *destination, .port = ctx->user_port };
+	struct mesh_socket_state *state = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	__u32 slot;
 
+	if (!state)
+		return refuse(cookie, REASON_MAP_FULL, ECONNREFUSED, destination, ctx->user_port); /* closed */
 	key.port = CONTEXT_WORD(sk->src_port);
 	key.family = address_is_ip4(destination) ? 4 : 6;
+	slot = dns_slot(state, &key, destination);
+	key.dns_slot = slot;
 	if (bpf_map_update_elem(&handoffs, &key, &server, BPF_ANY) || !remember(sk, SOCKET_DNS, destination, ctx->user_port))
 		return refuse(cookie, REASON_MAP_FULL, ECONNREFUSED, destination, ctx->user_port); /* closed */
 	count(REASON_DNS_CAPTURED);
-	replace_address(ctx, family, own, bpf_htons(PORT_DNS));
+	replace_address(ctx, family, own, bpf_htons(PORT_DNS + slot));
 	return ALLOW;
 }
 

@@ -13,8 +13,9 @@ export function canonicalName(name: string): string | undefined {
 
 /** `*.b.c` and `*.c` for `a.b.c`, most specific first: the wildcards that may stand for a name. */
 export function wildcardsOf(name: string): string[] {
-  const labels = name.split('.')
-  return labels.slice(1).map((_, index) => `*.${labels.slice(index + 1).join('.')}`)
+  const found: string[] = []
+  for (let at = name.indexOf('.'); at >= 0; at = name.indexOf('.', at + 1)) found.push(`*${name.slice(at)}`)
+  return found
 }
 
 /** What a name may mean to a client with that search list, as its resolver would have it. */
@@ -25,16 +26,23 @@ export interface Candidate {
 }
 
 /**
- * The name as asked; with each search domain appended; and, where it ends in a search domain, the name before that: a
- * resolver with a high ndots asks `example.com.shop.svc.cluster.local` first, and can be answered at once.
+ * The name as asked; with each search domain appended, where it has fewer dots than `ndots`; and, where it ends in a search
+ * domain, the name before that: a resolver with a high ndots asks `example.com.shop.svc.cluster.local` first, and can be
+ * answered at once.
  */
-export function candidates(name: string, searchDomains: readonly string[]): Candidate[] {
+export function candidates(name: string, searchDomains: readonly string[], ndots: number): Candidate[] {
   const found: Candidate[] = [{ name, isStripped: false }]
-  for (const domain of searchDomains) found.push({ name: `${name}.${domain}`, isStripped: false })
+  if (countDots(name) < ndots) for (const domain of searchDomains) found.push({ name: `${name}.${domain}`, isStripped: false })
   for (const domain of searchDomains) {
     if (name.endsWith(`.${domain}`)) found.push({ name: name.slice(0, -domain.length - 1), isStripped: true })
   }
   return found
+}
+
+function countDots(name: string): number {
+  let count = 0
+  for (let at = name.indexOf('.'); at >= 0; at = name.indexOf('.', at + 1)) count++
+  return count
 }
 
 /** The address that a PTR question asks about (RFC 1035 section 3.5, RFC 3596 section 2.5); undefined if it is another name. */

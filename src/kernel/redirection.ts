@@ -26,7 +26,11 @@ const returnPath = { mark: 0x51de, table: 20_958, priority: 20_958 } as const
  *  under the client's address never has the four-tuple of a live connection of that client. */
 export const deliveryPorts = [1024, 32_767] as const
 
+/** One for each server that a socket asks at the same time. */
+export const dnsPorts = [layout.port.dns, layout.port.dnsSecond, layout.port.dnsThird] as const
+
 const noAddress = new Uint8Array(16)
+const noSocketState = { destination: noAddress, port: 0, dnsServers: 0, dnsNext: 0 } as const
 
 export interface RedirectionOptions {
   /** Names the pins; one per ztunnel on a kernel. A DNS label. */
@@ -208,20 +212,29 @@ export class Redirection {
     return found && { ip: bytesToIp(found.address), port: found.port }
   }
 
-  /** The DNS server that a captured UDP socket asked; stays, since the socket may ask again. */
-  originalDnsServer(cookie: bigint, client: ClientAddr): OriginalDst | undefined {
-    const found = this.#maps.handoffs.get(handoffKey(cookie, client, 17))
+  /** Whether the address is the captured pod's own. */
+  isPodAddress(cookie: bigint, ip: string): boolean {
+    const address = ipToBytes(ip)
+    return address !== undefined && this.#maps.podAddresses.get(address) === cookie
+  }
+
+  /**
+   * The DNS server that a captured UDP socket asked on the port of that slot (dnsPorts); stays, since the socket may ask again.
+   * Good only for a client that isPodAddress(): strangers may send from the same port.
+   */
+  originalDnsServer(cookie: bigint, client: ClientAddr, slot: number): OriginalDst | undefined {
+    const found = this.#maps.handoffs.get(handoffKey(cookie, client, 17, slot))
     return found && { ip: bytesToIp(found.address), port: found.port }
   }
 
   /** For sockets that must not be redirected: the ztunnel's own towards the outside. */
   bypassMark(): SocketMark {
-    return { storageMap: this.#maps.sockets, storageValue: layout.writeSocketState({ kind: layout.socketKind.bypass, destination: noAddress, port: 0 }) }
+    return { storageMap: this.#maps.sockets, storageValue: layout.writeSocketState({ ...noSocketState, kind: layout.socketKind.bypass }) }
   }
 
   /** For sockets to the pod's own application, which sk_lookup must let in. */
   deliveryMark(destination: SocketAddr): SocketMark & { readonly mark: number } {
-    const state = { kind: layout.socketKind.delivery, destination: ipToBytes(destination.ip) ?? noAddress, port: destination.port }
+    const state = { ...noSocketState, kind: layout.socketKind.delivery, destination: ipToBytes(destination.ip) ?? noAddress, port: destination.port }
     return { storageMap: this.#maps.sockets, storageValue: layout.writeSocketState(state), mark: returnPath.mark }
   }
 
@@ -250,8 +263,8 @@ export class Redirection {
 const lookupLink = (cookie: bigint): string => `pods/${cookie}-lookup`
 const fenceLink = (cookie: bigint, ifindex: number): string => `pods/${cookie}-fence-${ifindex}`
 
-function handoffKey(cookie: bigint, client: ClientAddr, protocol: number): layout.HandoffKey {
-  return { netnsCookie: cookie, port: client.port, family: isIpv6Address(client.ip) ? 6 : 4, protocol }
+function handoffKey(cookie: bigint, client: ClientAddr, protocol: number, dnsSlot = 0): layout.HandoffKey {
+  return { netnsCookie: cookie, port: client.port, family: isIpv6Address(client.ip) ? 6 : 4, protocol, dnsSlot }
 }
 
 function isMapName(name: string): name is MapName {

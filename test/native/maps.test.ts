@@ -22,7 +22,7 @@ const flowKey = (n: number): FlowKey => ({ source: address(1), destination: addr
 describe('typed access', () => {
   test('what is set is read back, once by take', () => {
     const { handoffs } = fence.maps
-    const key = { netnsCookie: 7n, port: 50_000, family: 4, protocol: 6 }
+    const key = { netnsCookie: 7n, port: 50_000, family: 4, protocol: 6, dnsSlot: 0 }
     expect(handoffs.get(key)).toBeUndefined()
     handoffs.set(key, { address: address(9), port: 8080 })
     const found = handoffs.get(key)

@@ -4,7 +4,7 @@
 const littleEndian = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
 
 /** SHA-256 over all that follows and over the maps: 12 of them. Pinned maps of another hash are not touched. */
-export const layoutHash = 'abbe103784bcb23a9abef7064f3e0b62b9cf4604c358c2c273f1176b6b08d961'
+export const layoutHash = '9dcf85ead1af1ff0f58322ffbc3be192bb567829a4941a293d7ee39c55eadd94'
 
 export interface Endpoint {
   readonly address: Uint8Array
@@ -130,6 +130,7 @@ export interface HandoffKey {
   readonly port: number
   readonly family: number
   readonly protocol: number
+  readonly dnsSlot: number
 }
 
 export const sizeHandoffKey = 16
@@ -141,6 +142,7 @@ export function writeHandoffKey(value: HandoffKey): Uint8Array {
   view.setUint16(8, value.port, littleEndian)
   view.setUint8(10, value.family)
   view.setUint8(11, value.protocol)
+  view.setUint8(12, value.dnsSlot)
   return bytes
 }
 
@@ -151,6 +153,7 @@ export function readHandoffKey(bytes: Uint8Array, offset = 0): HandoffKey {
     port: view.getUint16(offset + 8, littleEndian),
     family: view.getUint8(offset + 10),
     protocol: view.getUint8(offset + 11),
+    dnsSlot: view.getUint8(offset + 12),
   }
 }
 
@@ -268,6 +271,8 @@ export interface SocketState {
   readonly destination: Uint8Array
   readonly kind: number
   readonly port: number
+  readonly dnsServers: number
+  readonly dnsNext: number
 }
 
 export const sizeSocketState = 24
@@ -278,6 +283,8 @@ export function writeSocketState(value: SocketState): Uint8Array {
   bytes.set(value.destination.subarray(0, 16), 0)
   view.setUint32(16, value.kind, littleEndian)
   view.setUint16(20, value.port, false)
+  view.setUint8(22, value.dnsServers)
+  view.setUint8(23, value.dnsNext)
   return bytes
 }
 
@@ -287,6 +294,8 @@ export function readSocketState(bytes: Uint8Array, offset = 0): SocketState {
     destination: bytes.slice(offset + 0, offset + 16),
     kind: view.getUint32(offset + 16, littleEndian),
     port: view.getUint16(offset + 20, false),
+    dnsServers: view.getUint8(offset + 22),
+    dnsNext: view.getUint8(offset + 23),
   }
 }
 
@@ -315,6 +324,8 @@ export const port = {
   inbound: 15006,
   hbone: 15008,
   dns: 15053,
+  dnsSecond: 15054,
+  dnsThird: 15055,
 } as const
 export type Port = keyof typeof port
 
