@@ -1,0 +1,78 @@
+// From what the rooms hold to what the admin API shows: shapes of model/ztunnel-views.ts. Never shows a key.
+import { isoTime } from '../model/ztunnel-state.ts'
+import type { ZtunnelState } from '../model/ztunnel-state.ts'
+import type { CertificateView, PolicyView, ServiceView, WorkloadView } from '../model/ztunnel-views.ts'
+import { formatIdentity } from '../core/identity.ts'
+import type { Authorization, Match } from '../model/authorization.ts'
+import { workloadIdentity } from '../model/workload-store.ts'
+import type { Endpoint } from '../model/workload-store.ts'
+import type { GatewayAddress, PortMapping, Service, Workload } from '../model/workload.ts'
+import type { AdminSource } from './admin-source.ts'
+
+type CertificateFacts = ReturnType<AdminSource['certificates']>[number]
+
+export function workloadView(workload: Workload): WorkloadView {
+  const { uid, namespace, name, ips, network, node, clusterId, tunnelProtocol, workloadType, workloadName, canonicalName, canonicalRevision, capacity } = workload
+  return {
+    uid, namespace, name, ips: [...ips], network, node, clusterId, identity: workloadIdentity(workload), tunnelProtocol, healthy: workload.isHealthy,
+    hostNetwork: workload.isHostNetwork, workloadType, workloadName, canonicalName, canonicalRevision, capacity, locality: workload.locality,
+    waypoint: gatewayText(workload.waypoint), policies: [...workload.policies],
+    services: Object.fromEntries([...workload.services].map(([key, ports]) => [key, ports.map(portView)])),
+  }
+}
+
+export function serviceView(service: Service, endpoints: readonly Endpoint[]): ServiceView {
+  const { namespace, name, hostname, addresses, ports, subjectAltNames, waypoint, loadBalancing, sessionAffinity, ipFamilies } = service
+  return {
+    namespace, name, hostname, ports: ports.map(portView), subjectAltNames: [...subjectAltNames], waypoint: gatewayText(waypoint), ipFamilies,
+    addresses: addresses.map(({ network, ip, prefixLength }) => `${network === '' ? '' : `${network}/`}${ip}${prefixLength === undefined ? '' : `/${prefixLength}`}`),
+    loadBalancing: loadBalancing ? [loadBalancing.mode, ...loadBalancing.routingPreference].join(' ') : '',
+    sessionAffinity: sessionAffinity?.kind ?? '',
+    endpoints: endpoints.map(({ workload }) => ({ uid: workload.uid, name: workload.name, ips: [...workload.ips], healthy: workload.isHealthy })),
+  }
+}
+
+export function policyView({ namespace, name, scope, action, isDryRun, unsupported, rules }: Authorization): PolicyView {
+  return { namespace, name, scope, action, dryRun: isDryRun, unsupported: unsupported ?? '', rules: rules.map((rule) => rule.map((clause) => clause.map(matchView))) }
+}
+
+/** Without the kinds that say nothing. */
+function matchView(match: Match): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(match).filter(([, values]) => (values as readonly unknown[]).length > 0))
+}
+
+export function certificateView({ identity, state }: CertificateFacts): CertificateView {
+  const { current } = state
+  return {
+    identity: formatIdentity(identity), state: state.t,
+    serial: current?.serial ?? '', notBefore: current ? isoTime(current.notBeforeMs) : '', notAfter: current ? isoTime(current.notAfterMs) : '',
+    renewAt: state.t === 'ready' ? isoTime(state.renewAtMs) : state.t === 'failed' ? isoTime(state.retryAtMs) : '',
+    roots: current?.rootsPem.length ?? 0, error: state.t === 'failed' ? state.because : '',
+  }
+}
+
+/** As Istio's config dump has them. PEM is public; the key stays where it is. */
+export function certificateDump({ identity, state }: CertificateFacts): object {
+  const { current } = state
+  return { identity: formatIdentity(identity), state: state.t, certChain: current?.chainPem ?? '', rootCerts: current?.rootsPem ?? [] }
+}
+
+/** For ZtunnelState.certificates. */
+export function certificateSummary(certificates: readonly CertificateFacts[]): ZtunnelState['certificates'] {
+  const expiries = certificates.flatMap(({ state }) => state.current?.notAfterMs ?? [])
+  const count = (t: string): number => certificates.filter(({ state }) => state.t === t).length
+  return {
+    total: certificates.length, ready: count('ready'), failed: count('failed'),
+    soonestExpiry: expiries.length === 0 ? '' : isoTime(expiries.reduce((soonest, each) => Math.min(soonest, each))),
+  }
+}
+
+function portView({ servicePort, targetPort, appProtocol }: PortMapping): { servicePort: number; targetPort: number; appProtocol: string } {
+  return { servicePort, targetPort, appProtocol }
+}
+
+function gatewayText(gateway: GatewayAddress | undefined): string {
+  if (!gateway) return ''
+  const { destination, hbonePort } = gateway
+  return `${destination.kind === 'hostname' ? destination.name.hostname : destination.address.ip}:${hbonePort}`
+}
