@@ -24,13 +24,14 @@ export class TunnelStream extends Duplex {
   bytesWritten = 0
   readonly #inner: Http2Stream
   #hasEnded = false
+  #taker: ((chunk: Buffer) => boolean) | undefined
 
   constructor(inner: Http2Stream) {
     super({ allowHalfOpen: true, readableHighWaterMark: bufferBytes, writableHighWaterMark: bufferBytes })
     this.#inner = inner
     inner.on('data', (chunk: Buffer) => {
       this.bytesRead += chunk.length
-      if (!this.push(chunk)) inner.pause()
+      if (!(this.#taker ? this.#taker(chunk) : this.push(chunk))) inner.pause()
     })
     inner.pause()
     // Node ends the readable side of a stream that was cut, too; only of a living one does it mean END_STREAM.
@@ -65,6 +66,26 @@ export class TunnelStream extends Duplex {
    */
   absorb(): void {
     while (!this.destroyed && !this.#inner.destroyed && this.#inner.read() !== null);
+  }
+
+  /**
+   * In place of 'data', for who carries bytes: this stream's own queue and its ticks are left out. `taker` says whether it wants
+   * more; after a no, takeMore() goes on. Call it before anything was read; 'end' comes as ever.
+   */
+  takeWith(taker: (chunk: Buffer) => boolean): void {
+    this.#taker = taker
+    // Nothing is pushed but the end, which is told only to who reads.
+    this.resume()
+  }
+
+  takeMore(): void {
+    this.#inner.resume()
+  }
+
+  /** As write(), past this stream's own queue: not to be mixed with write(). `done` gives the bytes back; with an error the stream closes, too. */
+  send(bytes: Buffer, done: Done): void {
+    this.bytesWritten += bytes.length
+    this.#inner.write(bytes, done)
   }
 
   override _read(): void {

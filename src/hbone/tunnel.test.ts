@@ -195,3 +195,32 @@ test('10,000 streams at once share a bounded number of connections', async () =>
   await until(() => pool.connections().every(({ streams }) => streams === 0))
   expect(bench.count('handshakeFailed')).toBe(0)
 }, 60_000)
+
+test('who carries bytes takes and sends past the queues: as much as it wants, in order, to the end', async () => {
+  const bench = await startBench()
+  try {
+    const { stream } = await bench.pool.openTunnel(bench.request())
+    const sent = Buffer.alloc(300_000, 'x')
+    const held: Buffer[] = []
+    let stops = 0
+    stream.takeWith((chunk) => {
+      held.push(chunk)
+      stops++
+      setImmediate(() => stream.takeMore())
+      return false
+    })
+    const isFree = new Promise<Error | null | undefined>((resolve) => stream.send(sent, resolve))
+    expect(await isFree).toBeFalsy()
+    // Given back: what happens to it now is nobody's business.
+    sent.fill('y')
+    stream.send(Buffer.from('z'), () => stream.end())
+    await once(stream, 'end')
+    expect(stops).toBeGreaterThan(1)
+    const all = Buffer.concat(held)
+    expect(all.length).toBe(300_001)
+    expect(all.equals(Buffer.concat([Buffer.alloc(300_000, 'x'), Buffer.from('z')]))).toBe(true)
+    expect([stream.bytesRead, stream.bytesWritten]).toEqual([300_001, 300_001])
+  } finally {
+    await bench.close()
+  }
+})
