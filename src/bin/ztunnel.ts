@@ -1,47 +1,51 @@
 #!/usr/bin/env node
 // The ztunnel of one node: reads its settings, builds the parts, wires them, starts, and leaves on SIGTERM. What it
 // pinned stays in force; `cleanup` removes that.
+import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import { pino } from 'pino'
+import { z } from 'zod'
 import { describeError } from '../core/errors.ts'
+import { silentLogger } from '../core/log.ts'
 import { Redirection } from '../kernel/redirection.ts'
-import { serveAdmin } from '../ztunnel/admin.ts'
+import { startAdmin } from '../ztunnel/admin.ts'
 import { configSchema, readConfig, variables } from '../ztunnel/config.ts'
 import type { Config } from '../ztunnel/config.ts'
-import { hboneEvents } from '../ztunnel/telemetry/tunnel-metrics.ts'
+import { LogLevels } from '../ztunnel/telemetry/log-levels.ts'
+import { processMetrics } from '../ztunnel/telemetry/process-metrics.ts'
 import { ZtunnelMetrics } from '../ztunnel/telemetry/metrics.ts'
+import { ztunnelSource } from '../ztunnel/ztunnel-source.ts'
 import { Ztunnel } from '../ztunnel/ztunnel.ts'
 
 async function run(config: Config): Promise<void> {
-  const logger = pino({ level: config.logLevel, base: { node: config.node } })
+  const version = packageVersion()
   const metrics = new ZtunnelMetrics()
-  const ztunnel = await Ztunnel.start({ config, metrics, hboneEvents: hboneEvents(metrics), accessLog: logger, logger })
-  const { pods, limit, redirection } = ztunnel
-  const isReady = (): boolean => ztunnel.waitingFor().length === 0
-  const state = (): unknown => ({
-    node: config.node,
-    instance: config.instance,
-    pid: process.pid,
-    synced: ztunnel.agent.isSynced,
-    connections: { open: limit.open, limit: limit.limit },
-    draining: pods.draining,
-    pods: pods.states(),
-    counters: redirection.counters(),
-    memory: process.memoryUsage(),
-  })
-  const admin = await serveAdmin(config.adminSocket, state, isReady)
-  logger.info({ instance: config.instance, 'connections.limit': limit.limit }, 'ztunnel started')
+  processMetrics(metrics, version)
+  const levels = new LogLevels(pino({ level: 'debug', base: { node: config.node } }), config.logLevel)
+  const { logger } = levels
+  const accessLog = config.accessLog === 'off' ? silentLogger : logger.child({ component: 'access' })
+  const ztunnel = await Ztunnel.start({ config, metrics, accessLog, logger })
 
   const end = (): void => {
     void ztunnel.close().finally(() => process.exit(0))
   }
   const drain = (): void => {
     process.on('SIGTERM', end)
-    admin.close()
+    void admin.close()
     void ztunnel.drain().then(end)
   }
+  const source = ztunnelSource(ztunnel, { levels, version, quit: drain })
+  const { adminSocket, adminAddress, metricsAddress, readinessAddress } = config
+  const admin = await startAdmin({ socketPath: adminSocket, adminAddress, metricsAddress, readinessAddress, source, metrics, logger: logger.child({ component: 'admin' }) })
+  logger.info({ instance: config.instance, 'connections.limit': ztunnel.limit.limit, version }, 'ztunnel started')
   process.once('SIGTERM', drain)
   process.on('SIGINT', end)
+}
+
+function packageVersion(): string {
+  const file = fileURLToPath(new URL('../../package.json', import.meta.url))
+  return z.object({ version: z.string() }).parse(JSON.parse(readFileSync(file, 'utf8'))).version
 }
 
 function settings(): string {

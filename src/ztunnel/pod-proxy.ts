@@ -15,14 +15,19 @@ import { listenInNetns } from '../kernel/sockets.ts'
 import type { PodEnrolment } from '../model/enrolment.ts'
 import type { StoreChange } from '../model/workload-store.ts'
 import type { ConnectionLimit } from './connection-limit.ts'
-import { DnsForwarder } from './dns-forwarder.ts'
+import type { Resolver } from '../dns/resolver.ts'
+import { DnsProxy } from './dns-proxy.ts'
+import type { DnsQueryFacts } from './dns-proxy.ts'
 import type { NodeIdentities } from './identities.ts'
 import type { LiveConnections } from './live-connections.ts'
 import type { MeshState } from './mesh-state.ts'
+import { clusterSearchDomains } from './mesh-names.ts'
 import { addressOf, peerOf, PodTraffic } from './pod-traffic.ts'
 import type { TrafficStatistics } from './pod-traffic.ts'
+import type { PodCounters } from './telemetry/component-metrics.ts'
 import type { ZtunnelMetrics } from './telemetry/metrics.ts'
 
+const dnsPort = 53
 /** Who learned of a pod's release late may still ask it for a tunnel; listeners that were replaced have a queue to empty. */
 const tunnelLingerMs = 15_000
 const tunnelLingerCheckMs = 500
@@ -41,6 +46,11 @@ export interface PodProxyParts {
   readonly accessLog: Logger
   /** Addresses of a name outside the mesh. */
   readonly lookup: (hostname: string, preferIpv6: boolean) => Promise<string>
+  /** Undefined where no control plane tells names. */
+  readonly resolver: Resolver | undefined
+  readonly onDnsQuery: (facts: DnsQueryFacts) => void
+  readonly podCounters: PodCounters
+  readonly clusterDomain: string
   readonly connectTimeoutMs: number
   /** A peer that left without a word, or whose reset was lost, is found out by asking. */
   readonly keepAliveSeconds: number
@@ -59,7 +69,7 @@ export class PodProxy {
   readonly #parts: PodProxyParts
   readonly #logger: Logger
   readonly #servers = new Map<ListenerKind, Server>()
-  readonly #dns: DnsForwarder
+  readonly #dns: DnsProxy
   readonly #traffic: PodTraffic
   readonly #tunnels: { readonly server: HboneServer; readonly identity: Identity } | undefined
   #existing = 0
@@ -69,8 +79,12 @@ export class PodProxy {
     this.netns = netns
     this.#parts = parts
     this.#logger = parts.logger.child({ 'pod.name': pod.name, 'pod.namespace': pod.namespace })
-    this.#dns = new DnsForwarder(netns, parts.redirection, this.#logger)
     this.#traffic = new PodTraffic(pod, netns, parts, this.#logger)
+    this.#dns = new DnsProxy({
+      netns, redirection: parts.redirection, resolver: parts.resolver, limit: parts.limit, onQuery: parts.onDnsQuery, logger: this.#logger,
+      client: { namespace: pod.namespace, searchDomains: clusterSearchDomains(pod.namespace, parts.clusterDomain) },
+      dialTcp: (server) => this.#traffic.open(server),
+    })
     this.#tunnels = parts.identities && this.#tunnelServer(parts.identities)
   }
 
@@ -116,7 +130,8 @@ export class PodProxy {
   #onOutbound(socket: Socket): void {
     const client = peerOf(socket)
     const original = client && this.#parts.redirection.takeOriginalDestination(this.netns.cookie, client)
-    void this.#traffic.outbound(socket, client, original)
+    if (original?.port === dnsPort && this.pod.dns) this.#dns.serveTcp(socket, original)
+    else void this.#traffic.outbound(socket, client, original)
   }
 
   /** Applies changed labels or ports of the same pod. */
@@ -139,13 +154,17 @@ export class PodProxy {
     this.#traffic.recheck(changes)
   }
 
+  get serverConnections(): number {
+    return this.#tunnels?.server.connections ?? 0
+  }
+
   statistics(): PodStatistics {
     return { ...this.#traffic.statistics(), existing: this.#existing, dnsQueries: this.#dns.queries }
   }
 
   #closeListeners(...kinds: ListenerKind[]): void {
     for (const [kind, server] of this.#servers) if (kinds.length === 0 || kinds.includes(kind)) server.close()
-    if (kinds.length === 0 || kinds.includes('dns')) this.#dns.close()
+    if (kinds.length === 0 || kinds.includes('dns')) void this.#dns.close()
   }
 
   async #closeTunnels(): Promise<void> {
@@ -186,7 +205,7 @@ export class PodProxy {
     // What the kernel had queued for us before the successor's listeners took over.
     await new Promise((resolve) => setTimeout(resolve, replacedListenerMs))
     this.#closeListeners()
-    await Promise.all([this.#tunnels?.server.drain(), this.#traffic.idle()])
+    await Promise.all([this.#tunnels?.server.drain(), this.#traffic.idle(), this.#dns.close()])
     await this.#closeTunnels()
     this.netns.close()
   }

@@ -46,6 +46,7 @@ export class PodSet {
     try {
       const proxy = await PodProxy.start(pod, netns, this.#parts)
       this.#proxies.set(pod.uid, proxy)
+      this.#parts.podCounters.started()
       this.#logger.info({ 'pod.name': pod.name, 'pod.namespace': pod.namespace, existing: proxy.statistics().existing }, 'pod captured')
       return proxy.statistics().existing
     } catch (error) {
@@ -70,7 +71,10 @@ export class PodSet {
     proxy
       .stop(() => this.#isCaptured(proxy.netns.inode))
       .catch((error: unknown) => this.#logger.debug({ error: describeError(error) }, 'pod is gone already'))
-      .finally(() => this.#draining.delete(proxy))
+      .finally(() => {
+        this.#draining.delete(proxy)
+        this.#parts.podCounters.stopped()
+      })
   }
 
   /** Drops every pod that is not in `uids`, and what an earlier process enrolled and nobody named since. */
@@ -91,9 +95,33 @@ export class PodSet {
     await Promise.all([...this.#proxies.values()].map((proxy) => proxy.drain()))
   }
 
+  /** `namespace/name`; the uid of a pod that is unknown by now. */
+  nameOf(uid: string): string {
+    const pod = this.#find(uid)?.pod
+    return pod ? `${pod.namespace}/${pod.name}` : uid
+  }
+
+  #find(uid: string): PodProxy | undefined {
+    return this.#proxies.get(uid) ?? [...this.#draining].find(({ pod }) => pod.uid === uid)
+  }
+
+  /** Tunnel connections of others to the pods. */
+  get serverConnections(): number {
+    return [...this.#proxies.values(), ...this.#draining].reduce((sum, proxy) => sum + proxy.serverConnections, 0)
+  }
+
+  /** Pods whose capture is in force, and those for which it is being made. */
+  get captured(): number {
+    return this.#proxies.size
+  }
+
+  get pending(): number {
+    return this.#starting.size
+  }
+
   /** Of a pod that is captured, or whose last connections are being carried. */
   netnsOf(uid: string): Netns | undefined {
-    return (this.#proxies.get(uid) ?? [...this.#draining].find(({ pod }) => pod.uid === uid))?.netns
+    return this.#find(uid)?.netns
   }
 
   states(): PodState[] {

@@ -1,6 +1,7 @@
 // The connections of one captured pod, both ways. It must never let a connection through whose original destination is
 // unknown, towards the ztunnel's own ports, or against the policies in force.
 import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { canonicalIp, formatAddr, isIpv6Address } from '../core/address.ts'
 import type { ClientAddr, OriginalDst, SocketAddr } from '../core/address.ts'
 import { MeshError } from '../core/errors.ts'
@@ -8,6 +9,7 @@ import type { Identity } from '../core/identity.ts'
 import type { Logger } from '../core/log.ts'
 import type { ConnectDecision, ConnectRequest } from '../hbone/server-session.ts'
 import { freshTraceParent } from '../hbone/traceparent.ts'
+import type { TraceParent } from '../hbone/traceparent.ts'
 import { port as ports } from '../kernel/generated/layout.ts'
 import { abortSocket } from '../kernel/live-socket.ts'
 import type { Netns } from '../kernel/netns.ts'
@@ -69,7 +71,6 @@ export class PodTraffic {
       this.#refuse(socket, 'outbound', client, original, new MeshError('ORIGINAL_DESTINATION_UNKNOWN', 'no original destination', { source: 'downstream' }))
       return
     }
-    const { metrics } = this.#parts
     const traceParent = freshTraceParent()
     let facts: OutboundFacts = {}
     let source: Workload | undefined
@@ -80,17 +81,28 @@ export class PodTraffic {
     })
     await this.#connection(socket, () => connectionFacts(facts), async () => {
       source = await this.#own()
-      const opened: Upstream = source
-        ? await openUpstream(
-          { ...this.#parts, dial: (to) => this.#dial(to), onRetry: (because) => metrics.retried(because), onEgress: (because) => metrics.egress(this.#pod.namespace, because) },
-          { source, sourceKey: this.#pod.uid, client, original, traceParent },
-          (found) => (facts = found),
-        )
-        : { t: 'plain', socket: await this.#dial(original), isReused: false }
+      const opened = await this.#openUpstream(source, client, original, traceParent, (found) => (facts = found))
       facts = opened
       this.#outbound++
       return opened
     })
+  }
+
+  async #openUpstream(source: Workload | undefined, client: ClientAddr, original: OriginalDst, traceParent: TraceParent, onFacts: (facts: OutboundFacts) => void): Promise<Upstream> {
+    if (!source) return { t: 'plain', socket: await this.#dial(original), isReused: false }
+    const { metrics } = this.#parts
+    return await openUpstream(
+      { ...this.#parts, dial: (to) => this.#dial(to), onRetry: (because) => metrics.retried(because), onEgress: (because) => metrics.egress(this.#pod.namespace, because) },
+      { source, sourceKey: this.#pod.uid, client, original, traceParent },
+      onFacts,
+    )
+  }
+
+  /** A connection of the ztunnel's own in the pod's name, by the same way and under the same rules as the pod's. */
+  async open(destination: OriginalDst): Promise<Duplex> {
+    const client = { ip: this.#pod.ips[0] ?? '', port: 0 }
+    const upstream = await this.#openUpstream(await this.#own(), client, destination, freshTraceParent(), () => {})
+    return upstream.t === 'tunnel' ? upstream.stream : upstream.socket
   }
 
   /** From a client that speaks no tunnel to the pod's application, which sees the client's address. */

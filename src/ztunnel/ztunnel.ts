@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path'
 import { formatAddr } from '../core/address.ts'
 import { MeshError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
-import type { HboneEvents } from '../hbone/events.ts'
+import { Resolver } from '../dns/resolver.ts'
 import { HbonePool } from '../hbone/pool.ts'
 import { watchEvents } from '../kernel/hook-events.ts'
 import { Netns } from '../kernel/netns.ts'
@@ -24,14 +24,21 @@ import type { Config } from './config.ts'
 import { ConnectionLimit, limitFromOpenFiles } from './connection-limit.ts'
 import { NodeIdentities } from './identities.ts'
 import { LiveConnections } from './live-connections.ts'
+import { MeshNames } from './mesh-names.ts'
 import { MeshState } from './mesh-state.ts'
+import type { DnsQueryFacts } from './dns-proxy.ts'
 import { PodSet } from './pod-set.ts'
+import { certificateMetrics, countedAuthority, dnsMetrics, hookMetrics, limitMetrics, podMetrics, xdsMetrics } from './telemetry/component-metrics.ts'
+import type { DnsCounters } from './telemetry/component-metrics.ts'
+import { hboneEvents, poolMetrics } from './telemetry/tunnel-metrics.ts'
 import type { ZtunnelMetrics } from './telemetry/metrics.ts'
+
+/** CLUSTER_DOMAIN in Kubernetes' words. */
+const clusterDomain = 'cluster.local'
 
 export interface ZtunnelParts {
   readonly config: Config
   readonly metrics: ZtunnelMetrics
-  readonly hboneEvents: HboneEvents
   readonly accessLog: Logger
   readonly logger: Logger
 }
@@ -49,15 +56,17 @@ export class Ztunnel {
   readonly #logger: Logger
   readonly #stopEvents: () => void
 
-  private constructor({ config, metrics, hboneEvents, accessLog, logger }: ZtunnelParts, redirection: Redirection) {
+  private constructor({ config, metrics, accessLog, logger }: ZtunnelParts, redirection: Redirection) {
     this.config = config
     this.redirection = redirection
     this.#logger = logger
     this.limit = new ConnectionLimit(config.maxConnections === 0 ? limitFromOpenFiles() : config.maxConnections)
-    this.mesh = new MeshState({ ...config, xds: xdsOptions(config), logger })
-    this.identities = isMeshed(config) ? makeIdentities(config, logger) : undefined
+    const events = hboneEvents(metrics)
+    const xds = xdsOptions(config)
+    this.mesh = new MeshState({ ...config, xds: xds && { ...xds, ...xdsMetrics(metrics) }, logger })
+    this.identities = isMeshed(config) ? makeIdentities(config, metrics, logger) : undefined
     this.pool = this.identities && new HbonePool({
-      certificates: this.identities.source, verifier: this.identities.verifier, events: hboneEvents,
+      certificates: this.identities.source, verifier: this.identities.verifier, events,
       timeouts: { dialTimeoutMs: config.connectTimeoutMs },
       dial: (target) => {
         const netns = this.pods.netnsOf(target.sourceKey)
@@ -69,9 +78,16 @@ export class Ztunnel {
       },
     })
     this.pods = new PodSet({
-      redirection, limit: this.limit, mesh: this.mesh, identities: this.identities, pool: this.pool, live: this.live, metrics, hboneEvents, accessLog,
+      redirection, limit: this.limit, mesh: this.mesh, identities: this.identities, pool: this.pool, live: this.live, metrics, hboneEvents: events, accessLog,
+      resolver: this.mesh.hasControlPlane ? new Resolver(new MeshNames({ store: this.mesh.store, network: config.network, clusterDomain, isKnown: () => this.mesh.isKnown })) : undefined,
+      onDnsQuery: countDns(dnsMetrics(metrics)), clusterDomain,
+      podCounters: podMetrics(metrics, { active: () => this.pods.captured, pending: () => this.pods.pending }),
       lookup: addressOfName, connectTimeoutMs: config.connectTimeoutMs, keepAliveSeconds: config.keepAliveSeconds, logger,
     })
+    if (this.identities) certificateMetrics(metrics, this.identities.manager)
+    if (this.pool) poolMetrics(metrics, this.pool, () => this.pods.serverConnections)
+    hookMetrics(metrics, () => redirection.counters())
+    limitMetrics(metrics, this.limit)
     this.mesh.store.onChange((changes) => this.#onMeshChange(changes))
     this.agent = new AgentClient(config.agentSocket, this.pods, logger.child({ component: 'agent' }))
     this.#stopEvents = watchEvents(redirection.maps.events, (events) => {
@@ -163,10 +179,10 @@ function xdsOptions(config: Config): ConstructorParameters<typeof MeshState>[0][
   }
 }
 
-function makeIdentities(config: Config, logger: Logger): NodeIdentities {
+function makeIdentities(config: Config, metrics: ZtunnelMetrics, logger: Logger): NodeIdentities {
   const address = config.caAddress === '' ? config.xdsAddress : config.caAddress
   return new NodeIdentities({
-    ca: new CaClient({ ...trustOf(config), address, clusterId: config.clusterId }),
+    ca: countedAuthority(metrics, new CaClient({ ...trustOf(config), address, clusterId: config.clusterId })),
     trustDomain: config.trustDomain,
     trustDomainAliases: config.trustDomainAliases.split(',').map((name) => name.trim()).filter((name) => name !== ''),
     ttlSeconds: config.certificateTtlSeconds,
@@ -182,5 +198,16 @@ async function addressOfName(hostname: string, preferIpv6: boolean): Promise<str
     return address
   } catch (cause) {
     throw new MeshError('CONNECT_UNREACHABLE', `the name ${hostname} cannot be resolved`, { source: 'upstream', cause })
+  }
+}
+
+function countDns(counters: DnsCounters): (facts: DnsQueryFacts) => void {
+  return ({ transport, result, durationMs }) => {
+    counters.request(transport)
+    counters.result(result === 'failed' ? 'forwarded' : result)
+    if (result !== 'forwarded' && result !== 'failed') return
+    counters.upstreamRequest()
+    if (result === 'failed') counters.upstreamFailed()
+    else counters.upstreamAnswered(durationMs / 1_000)
   }
 }
