@@ -79,9 +79,11 @@ async function readOne<T>(base: string, name: string, format: FileFormat<T>, las
     const stamp = stampOf(info)
     if (last && stamp !== '' && last.stamp === stamp) return last
     await using handle = await open(path, 'r')
-    const buffer = Buffer.allocUnsafe(format.maxBytes + 1)
+    // One byte more than it has, to see that this is all. With the most that it may have, a thousand files cost gigabytes.
+    let buffer = Buffer.allocUnsafe(Math.min(format.maxBytes, Number(info.size)) + 1)
     let sizeBytes = 0
     for (;;) {
+      if (sizeBytes === buffer.length) buffer = Buffer.concat([buffer], Math.min(format.maxBytes + 1, 2 * buffer.length))
       const { bytesRead } = await handle.read(buffer, sizeBytes, buffer.length - sizeBytes, sizeBytes)
       if (bytesRead === 0) break
       sizeBytes += bytesRead
