@@ -16,10 +16,18 @@ export interface RawResource {
 
 const resourcesField = 2
 
-/** One resource as a part of a response: tag, length, message. */
+// Keeps its buffer from one resource to the next.
+const writer = new BinaryWriter()
+
+/** One resource as a part of a response: tag, length, and an envoy.service.discovery.v3.Resource written field by field. */
 export function encodeFrame({ name, version, aliases, value }: RawResource, typeUrl: string): Uint8Array {
-  const resource = create(ResourceSchema, { name, version, aliases: [...aliases], resource: { typeUrl, value } })
-  return new BinaryWriter().tag(resourcesField, WireType.LengthDelimited).bytes(toBinary(ResourceSchema, resource)).finish()
+  writer.tag(resourcesField, WireType.LengthDelimited).fork()
+  writer.tag(1, WireType.LengthDelimited).string(version)
+  writer.tag(2, WireType.LengthDelimited).fork()
+  writer.tag(1, WireType.LengthDelimited).string(typeUrl).tag(2, WireType.LengthDelimited).bytes(value).join()
+  writer.tag(3, WireType.LengthDelimited).string(name)
+  for (const alias of aliases) writer.tag(4, WireType.LengthDelimited).string(alias)
+  return writer.join().finish()
 }
 
 export interface ResponseHead {

@@ -140,7 +140,7 @@ export class Translator {
     if (after.length === 0 && before.length === 0) return
     if (after.length === 0) this.#made.delete(key)
     else this.#made.set(key, after)
-    const kept = new Set(after.map(({ uid }) => uid))
+    const kept = new Set(before.length === 0 ? [] : after.map(({ uid }) => uid))
     for (const { uid } of before) {
       if (kept.has(uid)) continue
       this.#workloads.delete(uid)
