@@ -9,6 +9,7 @@ import { attachedHooks, measureHooks } from './hook-cost.ts'
 import { measureMemory } from './memory.ts'
 import { machineFacts, partNames, save, table } from './report.ts'
 import type { PartName, Report, Row } from './report.ts'
+import { measureScale } from './scale.ts'
 import { full, quick } from './settings.ts'
 import type { Bench } from './settings.ts'
 import { Traffic } from './traffic.ts'
@@ -16,14 +17,15 @@ import { Undo } from './undo.ts'
 
 const help = `usage: npm run bench -- [--quick] [--only PART[,PART...]] [--output DIRECTORY]
 
-Measures plain pods against captured pods on this machine, in turns, and prints a table.
+Measures plain pods against captured pods on this machine, in turns, and what a large mesh asks of the control plane and of a
+node, and prints a table.
 
   --only PARTS         some of: ${partNames.join(', ')}
   --quick              a smoke run: shows that all works, and nothing about speed
   --output DIRECTORY   where the JSON goes; build/bench unless told
   --help               this text
 
-Takes about three minutes; with --quick less than one. Progress goes to standard error.
+Takes about five minutes; with --quick one. Progress goes to standard error.
 `
 
 const trafficParts = ['throughput', 'pingpong', 'connections'] as const
@@ -61,6 +63,7 @@ async function measure(bench: Bench, outer: Undo): Promise<Pick<Report, 'rows' |
   if (bench.parts.has('memory')) rows.push(...(await inItsOwn(bench, outer, measureMemory)))
   if (bench.parts.has('enrolment')) rows.push(...(await inItsOwn(bench, outer, measureEnrolment)))
   if (bench.parts.has('hooks')) rows.push(...(await inItsOwn(bench, outer, measureHooks)))
+  if (bench.parts.has('scale')) rows.push(...(await inItsOwn(bench, outer, (own) => measureScale(own))))
   return { rows: rows.toSorted((a, b) => Number(a.baseline === undefined) - Number(b.baseline === undefined)), bytes }
 }
 

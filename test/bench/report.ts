@@ -9,7 +9,7 @@ import type { Pair, Spread } from './samples.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
-export const partNames = ['throughput', 'pingpong', 'connections', 'memory', 'enrolment', 'hooks'] as const
+export const partNames = ['throughput', 'pingpong', 'connections', 'memory', 'enrolment', 'hooks', 'scale'] as const
 export type PartName = (typeof partNames)[number]
 
 export interface Row {

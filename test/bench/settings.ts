@@ -1,5 +1,7 @@
 // How much is measured: enough to see a tenth, or just enough to see that it works.
 import type { PartName } from './report.ts'
+import { fullScale, quickScale } from './scale-world.ts'
+import type { ScaleSize } from './scale-world.ts'
 import type { Undo } from './undo.ts'
 
 export interface Settings {
@@ -12,10 +14,11 @@ export interface Settings {
   readonly pods: number
   readonly hookRounds: number
   readonly settleMs: number
+  readonly scale: ScaleSize
 }
 
-export const full = { rounds: 5, seconds: 2, held: [0, 1_000, 8_000], pods: 250, hookRounds: 12, settleMs: 2_000 } as const
-export const quick = { rounds: 1, seconds: 1, held: [0, 50, 200], pods: 12, hookRounds: 2, settleMs: 300 } as const
+export const full = { rounds: 5, seconds: 2, held: [0, 1_000, 8_000], pods: 250, hookRounds: 12, settleMs: 2_000, scale: fullScale } as const
+export const quick = { rounds: 1, seconds: 1, held: [0, 50, 200], pods: 12, hookRounds: 2, settleMs: 300, scale: quickScale } as const
 
 /** What a part is given. */
 export interface Bench extends Settings {
