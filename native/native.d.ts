@@ -15,6 +15,23 @@ export interface RingBuffer {
   close(): void
 }
 
+/**
+ * A connected or listening unix socket of which no call waits. `onReady` is called once for each arm(). Lives until it is
+ * closed or its environment ends, held or not; keeps the process running.
+ */
+export interface UnixSocket {
+  /** `writable` asks for room to write, too. */
+  arm(writable: boolean): void
+  accept(): OwnedFd | undefined
+  /** Bytes taken from `offset` on, or -1 where there is no room now. The descriptors go with the first of them. */
+  send(bytes: Uint8Array, offset: number, fds: readonly OwnedFd[]): number
+  /** Undefined: nothing now; null: the end. Truncated: bytes or descriptors did not fit, and all descriptors are closed. */
+  receive(maxBytes: number, maxFds: number): { bytes: Buffer; fds: OwnedFd[]; isTruncated: boolean } | undefined | null
+  /** Who connected, or listens, at that time. */
+  peer(): { pid: number; uid: number; gid: number }
+  close(): void
+}
+
 /** 16 bytes in network order, IPv4 as ::ffff:a.b.c.d; port in host order. */
 export interface NativeAddress {
   readonly ip: Uint8Array
@@ -106,6 +123,14 @@ export interface Native {
   setReturnPath(netns: OwnedFd, options: { mark: number; table: number; priority: number; install: boolean }): Promise<void>
   listSockets(netns: OwnedFd): Promise<NativeConnection[]>
   destroySocket(netns: OwnedFd, connection: { source: NativeAddress; destination: NativeAddress }): Promise<boolean>
+
+  /** Takes the descriptor over. */
+  readonly UnixSocket: new (fd: OwnedFd, onReady: () => void) => UnixSocket
+  unixConnect(path: string, isSeqpacket: boolean): OwnedFd
+  /** `path` must not exist; the socket's file gets `mode` (less the umask) when it is made. */
+  unixListen(path: string, isSeqpacket: boolean, mode: number): OwnedFd
+  /** Another descriptor for the same open file. */
+  duplicate(fd: OwnedFd | number): OwnedFd
 
   /** Question to errno, 0 meaning yes; the questions are in native/src/probe.cc. */
   probeKernel(): Promise<Record<string, number>>

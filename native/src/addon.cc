@@ -15,6 +15,7 @@
 #include "probe.h"
 #include "ring_buffer.h"
 #include "socket_jobs.h"
+#include "unix_socket.h"
 
 namespace sidestep {
 namespace {
@@ -43,6 +44,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new AddonData());
   OwnedFd::Init(env, exports);
   RingBuffer::Init(env, exports);
+  UnixSocket::Init(env, exports);
   const auto add = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function, name)); };
   add("initialise", Initialise);
   add("openPath", OpenPath);
@@ -74,6 +76,9 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("linkCreateIn", LinkCreateIn);
   add("listSockets", ListSockets);
   add("destroySocket", DestroySocket);
+  add("unixConnect", UnixConnect);
+  add("unixListen", UnixListen);
+  add("duplicate", Duplicate);
   add("probeKernel", ProbeKernel);
   add("cgroupPrograms", CgroupPrograms);
   return exports;

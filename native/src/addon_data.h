@@ -1,5 +1,5 @@
 // Everything that lives once per JavaScript environment (main thread or worker). Members are destroyed in reverse order:
-// the thread stops first, then the references into JavaScript go.
+// the threads stop first, then the references into JavaScript go.
 #pragma once
 
 #include <napi.h>
@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "netns_thread.h"
+#include "poller.h"
 
 namespace sidestep {
 
@@ -14,6 +15,7 @@ struct AddonData {
   Napi::FunctionReference error_factory;
   Napi::FunctionReference owned_fd_constructor;
   std::unique_ptr<NetnsThread> netns_thread;
+  std::shared_ptr<Poller> poller;
 };
 
 }  // namespace sidestep

@@ -35,6 +35,7 @@ Napi::Value OwnedFd::New(Napi::Env env, UniqueFd fd) {
 }
 
 OwnedFd* OwnedFd::Of(const Napi::Value& value) {
+  if (value.IsEmpty()) return nullptr;  // what an environment that is ending gives for anything
   Napi::Env env = value.Env();
   if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kTypeTag)) {
     ThrowExpected(env, "descriptor", "an OwnedFd");

@@ -37,6 +37,11 @@ class OwnedFd : public Napi::ObjectWrap<OwnedFd> {
   explicit OwnedFd(const Napi::CallbackInfo& info);
 
   [[nodiscard]] int Get() const { return fd_.Get(); }
+  /** Leaves this one closed. */
+  [[nodiscard]] UniqueFd Take() {
+    map_shape_.reset();
+    return std::move(fd_);
+  }
   std::optional<MapShape> map_shape_;
 
  private:

@@ -1,7 +1,10 @@
 // What Node has no word for on its own connected sockets: seeing errors while nobody reads or writes, ending by a reset
 // whatever the state, and passing bytes on through a buffer that many share. Never keeps an error to itself.
+import type { Socket as DatagramSocket } from 'node:dgram'
 import { Socket } from 'node:net'
+import type { Server } from 'node:net'
 import { native } from './native.ts'
+import type { OwnedFd } from './native.ts'
 
 /** Node's own part of a socket, which has no public name; null once it is closed. */
 interface WithHandle {
@@ -12,6 +15,19 @@ interface WithHandle {
 function descriptorOf(socket: Socket): number | undefined {
   const { _handle: handle } = socket as WithHandle
   return handle?.fd !== undefined && handle.fd >= 0 ? handle.fd : undefined
+}
+
+/**
+ * A descriptor of one's own for what a server or a socket has open, to hand to another process; undefined once that is
+ * closed. A listener is shared from then on: each connection goes to whoever accepts it first.
+ */
+export function duplicateDescriptor(of: Server | Socket | DatagramSocket): OwnedFd | undefined {
+  // dgram keeps its handle in a state object behind a symbol; the property that shows it is deprecated and warns.
+  const state = Object.getOwnPropertySymbols(of).find((symbol) => symbol.description === 'state symbol')
+  const holder: unknown = state ? Reflect.get(of, state) : of
+  const handle: unknown = holder instanceof Object ? Reflect.get(holder, state ? 'handle' : '_handle') : undefined
+  const fd: unknown = handle instanceof Object ? Reflect.get(handle, 'fd') : undefined
+  return typeof fd === 'number' && fd >= 0 ? native().duplicate(fd) : undefined
 }
 
 /**

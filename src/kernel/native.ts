@@ -6,7 +6,7 @@ import { MeshError } from '../core/errors.ts'
 import type { ErrorCode } from '../core/errors.ts'
 import type { Native } from '../../native/native.d.ts'
 
-export type { Native, NativeSocketOptions, OwnedFd } from '../../native/native.d.ts'
+export type { Native, NativeSocketOptions, OwnedFd, UnixSocket } from '../../native/native.d.ts'
 
 /** Where `npm run build` puts its results. */
 export const buildDirectory = join(import.meta.dirname, '../../build')

@@ -1,6 +1,6 @@
 // Everything that the addon does, right and wrong, in a few seconds and in one process: for builds with sanitizers, which
 // judge what the other tests cannot see. Run with a namespace of TestNetns as argument; ends with `done` or an exception.
-import { readFileSync } from 'node:fs'
+import { readFileSync, rmSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { ipToBytes } from '../../src/core/address.ts'
@@ -124,6 +124,50 @@ async function sockets(): Promise<void> {
   await may(() => native().netnsInfo(fence.program))
 }
 
+const open: { close(): void }[] = []
+
+function messages(): void {
+  const where = `/tmp/${uniqueName('exercise')}`
+  for (let round = 0; round < 50; round++) {
+    const isSeqpacket = round % 2 === 0
+    const listener = new (native().UnixSocket)(native().unixListen(where, isSeqpacket, 0o600), () => {})
+    const near = new (native().UnixSocket)(native().unixConnect(where, isSeqpacket), () => {})
+    rmSync(where)
+    const accepted = listener.accept()
+    if (!accepted) throw new RangeError('nobody connected')
+    const far = new (native().UnixSocket)(accepted, () => {})
+    near.peer()
+    for (const fds of [0, 1, 10, 253]) {
+      near.send(new Uint8Array(300), 299, Array.from({ length: fds }, () => netns.fd))
+      const got = far.receive(round, 10)
+      if (!got) throw new RangeError('nothing came')
+      for (const fd of got.fds) fd.close()
+    }
+    far.receive(1 << 20, 0)
+    near.arm(true)
+    // Open sockets keep the process running.
+    open.push(near, far, listener)
+    const values: unknown[] = [undefined, null, -1, 'text', {}, [1], new Uint8Array(3), fence.program, [fence.program], Array.from({ length: 300 }, () => netns.fd)]
+    for (const first of values) {
+      for (const second of values) {
+        for (const method of ['arm', 'accept', 'send', 'receive', 'peer']) {
+          try {
+            const call: unknown = Reflect.get(far, method)
+            if (typeof call === 'function') call.call(far, first, second, second)
+          } catch (error) {
+            if (!(error instanceof MeshError) && !(error instanceof TypeError)) throw error
+          }
+        }
+        try {
+          new (native().UnixSocket as unknown as new (...args: unknown[]) => { close(): void })(first, second).close()
+        } catch (error) {
+          if (!(error instanceof MeshError) && !(error instanceof TypeError)) throw error
+        }
+      }
+    }
+  }
+}
+
 /** Ends workers in the middle: what they leave is freed by nobody else. */
 async function workers(): Promise<void> {
   for (let round = 0; round < 3; round++) {
@@ -144,7 +188,7 @@ function wrongArguments(): void {
   const values: unknown[] = [undefined, null, -1, 2 ** 40, Number.NaN, 'text', {}, [], new Uint8Array(3), fence.program, fence.maps.flows.fd, netns.fd, (): void => {}]
   for (const [name, call] of Object.entries(addon)) {
     // Classes and what takes no arguments are not for this.
-    if (typeof call !== 'function' || ['initialise', 'OwnedFd', 'RingBuffer', 'probeKernel'].includes(name)) continue
+    if (typeof call !== 'function' || ['initialise', 'OwnedFd', 'RingBuffer', 'UnixSocket', 'probeKernel'].includes(name)) continue
     for (const first of values) {
       for (const second of values) {
         try {
@@ -165,10 +209,12 @@ await maps()
 await objects()
 await events()
 await sockets()
+messages()
 await workers()
 wrongArguments()
 await sleep(200)
 clearInterval(alive)
+for (const each of open) each.close()
 // The library that is loaded, so that a test can tell that it was the sanitized one that ran.
 const loaded = readFileSync('/proc/self/maps', 'utf8').split('\n').find((line) => line.includes('sidestep.node'))
 console.log(JSON.stringify({ done: true, library: loaded?.slice(loaded.indexOf('/')) }))

@@ -30,7 +30,7 @@ test('workers use it at the same time, and end in the middle without a trace', a
 })
 
 test('workers are terminated inside its calls, hundreds of times, without a trace', async () => {
-  const { status, signal, stderr, last } = await live('terminated', [place.path, '25'])
+  const { status, signal, stderr, last } = await live('terminated', [place.path, '12'])
   expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' })
   const { before, after } = last as Record<'before' | 'after', unknown>
   expect(after).toEqual(before)

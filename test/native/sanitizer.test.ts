@@ -110,7 +110,7 @@ test('all that the addon does, without a report', async () => {
 }, 120_000)
 
 test('workers terminated inside its calls, without a report', async () => {
-  const { status, stderr, last } = await sanitized([process.execPath, join(import.meta.dirname, 'lives/terminated.ts'), place.path, '8'], { leaks: true })
+  const { status, stderr, last } = await sanitized([process.execPath, join(import.meta.dirname, 'lives/terminated.ts'), place.path, '4'], { leaks: true })
   expect(reports(stderr), stderr).toEqual([])
   expect(ownLeaks(stderr)).toEqual([])
   expect([0, 77], stderr).toContain(status)

@@ -1,10 +1,11 @@
 // A worker that does one thing with the addon all the time and is terminated anywhere in it, inside a call as well: from
 // then on each call into JavaScript fails, also those in the middle of making an object.
-import { parentPort, workerData } from 'node:worker_threads'
+import { rmSync } from 'node:fs'
+import { parentPort, threadId, workerData } from 'node:worker_threads'
 import { ipToBytes } from '../../../src/core/address.ts'
 import { sizeEvent } from '../../../src/kernel/generated/layout.ts'
 import { native } from '../../../src/kernel/native.ts'
-import type { NativeSocketOptions } from '../../../src/kernel/native.ts'
+import type { NativeSocketOptions, OwnedFd, UnixSocket } from '../../../src/kernel/native.ts'
 import { FencePrograms } from '../fence-programs.ts'
 import { addresses } from '../test-netns.ts'
 
@@ -20,6 +21,21 @@ async function jobs(make: () => Promise<unknown>): Promise<void> {
 /** Until a termination, which no exception handler sees. */
 function calls(call: () => void): void {
   for (;;) call()
+}
+
+let onReady = (): void => {}
+
+function connected(): Record<'near' | 'far' | 'listener', UnixSocket> {
+  const path = `/tmp/sidestep-terminated-${process.pid}-${threadId}`
+  rmSync(path, { force: true })
+  const make = (fd: OwnedFd | undefined): UnixSocket => {
+    if (!fd) throw new RangeError('nobody connected')
+    return new (native().UnixSocket)(fd, () => onReady())
+  }
+  const listener = make(native().unixListen(path, true, 0o600))
+  const near = make(native().unixConnect(path, true))
+  rmSync(path)
+  return { near, far: make(listener.accept()), listener }
 }
 
 const things: Record<string, () => unknown> = {
@@ -39,6 +55,28 @@ const things: Record<string, () => unknown> = {
     const { counters } = new FencePrograms().maps
     calls(() => native().mapLookup(counters.fd, new Uint8Array(4)))
   },
+  messages: () => {
+    const { near, far } = connected()
+    calls(() => {
+      near.send(new Uint8Array(4), 0, [netns, netns])
+      for (const fd of far.receive(10, 10)?.fds ?? []) fd.close()
+    })
+  },
+  answers: () => {
+    const { near, far } = connected()
+    far.arm(false)
+    const answer = (): void => {
+      for (const fd of far.receive(10, 10)?.fds ?? []) fd.close()
+      far.arm(false)
+      near.send(new Uint8Array(4), 0, [netns])
+    }
+    onReady = answer
+    answer()
+  },
+  connections: () => calls(() => {
+    const { near, far, listener } = connected()
+    for (const each of [near, far, listener]) each.close()
+  }),
   readers: () => {
     const { events } = new FencePrograms().maps
     calls(() => new (native().RingBuffer)(events, sizeEvent, () => {}).close())

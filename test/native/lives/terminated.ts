@@ -7,7 +7,7 @@ import { native } from '../../../src/kernel/native.ts'
 import { descriptors } from '../descriptors.ts'
 
 const [, , path = '', rounds = '10'] = process.argv
-const kinds = ['listens', 'connects', 'refused', 'links', 'paths', 'failures', 'maps', 'readers']
+const kinds = ['listens', 'connects', 'refused', 'links', 'paths', 'failures', 'maps', 'readers', 'messages', 'answers', 'connections']
 
 native() // the main thread uses it as well
 async function live(doing: string): Promise<void> {
@@ -21,6 +21,8 @@ async function round(): Promise<void> {
   for (let i = 0; i < kinds.length; i += 4) await Promise.all(kinds.slice(i, i + 4).map(live))
 }
 
+// Started before descriptors are counted: each of its threads has some of its own.
+await live('answers')
 await round()
 const before = descriptors()
 for (let i = 0; i < Number(rounds); i++) await round()
