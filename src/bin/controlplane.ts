@@ -27,6 +27,9 @@ import { XdsServer } from '../xds/server.ts'
 import { grpcServerOptions } from '../xds/server-options.ts'
 import { XdsStore } from '../xds/store.ts'
 
+/** Who has no call open is asked to come again: an idle connection costs us, and a stranger could hold many. */
+const connectionIdleMs = 60_000
+
 async function run(config: Config): Promise<void> {
   const logger = pino({ level: config.logLevel, base: { process: 'controlplane' } })
   const metrics = new ControlPlaneMetrics()
@@ -116,7 +119,7 @@ async function run(config: Config): Promise<void> {
 
   // Nodes are let in when there is everything to tell them: half of it would look like a mesh in which the rest is gone.
   await plane.start()
-  const server = new Server(grpcServerOptions)
+  const server = new Server({ ...grpcServerOptions, 'grpc.max_connection_idle_ms': connectionIdleMs })
   xds.register(server)
   registerCaService(server, {
     authority: withinTtl(authority, config.certificateTtlSeconds, config.certificateMaxTtlSeconds),
@@ -129,6 +132,7 @@ async function run(config: Config): Promise<void> {
   })
   serving.port = await GrpcPort.listen({
     ...hostAndPort(config.listenAddress), server, certificate: serving.certificate, maxConnections: config.maxConnections,
+    maxConnectionsPerAddress: config.maxConnectionsPerAddress,
     onHandshakeError: () => metrics.handshakeError(),
   })
   logger.info({ port: serving.port.port, trustDomain: config.trustDomain }, 'control plane started')

@@ -2,7 +2,7 @@
 // serving certificate, and the steps of a root rotation at their time. Decides nothing about who gets a certificate.
 import type { Clock } from '../core/clock.ts'
 import { systemClock } from '../core/clock.ts'
-import { describeError } from '../core/errors.ts'
+import { describeError, MeshError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
 import type { CaStatus } from '../model/control-plane-status.ts'
 import type { Authority, SignAnswer, SignRequest } from '../pki/authority.ts'
@@ -32,6 +32,8 @@ export class CaKeeper {
   readonly #cancel = new Map<string, () => void>()
   #serving: (ServingCertificate & { readonly notAfterMs: number }) | undefined
   #onServing: (certificate: ServingCertificate) => void = () => undefined
+  /** The state of the rotation that everything given to others is of. */
+  #told = ''
   #isClosed = false
 
   constructor(options: CaKeeperOptions) {
@@ -43,11 +45,9 @@ export class CaKeeper {
 
   /** Writes the files and makes a serving certificate; rejects if that fails. From then on all is kept new. */
   async start(): Promise<ServingCertificate> {
-    await this.#writeRoots()
-    await this.#writeCrl()
-    const certificate = await this.#renewServing()
     await this.#continue()
-    return certificate
+    if (!this.#serving) throw new MeshError('CERTIFICATE_UNAVAILABLE', 'there is no certificate for the control plane itself')
+    return this.#serving
   }
 
   /** Called with each certificate after the first. */
@@ -86,13 +86,17 @@ export class CaKeeper {
   }
 
   async #continue(): Promise<void> {
-    const before = JSON.stringify(this.#authority.rotation)
+    // A step that is taken but not told everywhere is told again, whoever asked for it.
+    this.#later('rotation', retryMs, () => this.#continue())
     const step = await this.#authority.continueRotation()
+    const rotation = JSON.stringify(this.#authority.rotation)
     await this.#writeRoots()
-    if (JSON.stringify(this.#authority.rotation) !== before) {
+    if (rotation !== this.#told) {
       await this.#writeCrl()
       await this.#renewServing()
+      this.#told = rotation
     }
+    this.#cancel.get('rotation')?.()
     if (step.t === 'wait' && step.untilMs !== undefined) this.#later('rotation', step.untilMs - this.#clock.nowMs(), () => this.#continue())
   }
 

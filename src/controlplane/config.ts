@@ -36,6 +36,7 @@ export const configSchema = z.strictObject({
   certificateMaxTtlSeconds: seconds(1, longestTtlSeconds).default(longestTtlSeconds).describe('Longest lifetime that is signed; a longer wish is refused.'),
   servingTtlSeconds: seconds(10, longestTtlSeconds).default(86_400).describe('Lifetime of our own certificate, renewed at half of it.'),
   maxConnections: z.coerce.number().int().min(1).max(1_000_000).default(20_000).describe('Connections served at once; more are closed.'),
+  maxConnectionsPerAddress: z.coerce.number().int().min(1).max(1_000_000).default(1_000).describe('Connections served at once to one address; more are closed.'),
   logLevel: z.enum(['debug', 'info', 'warn', 'error']).default('info').describe('debug, info, warn or error.'),
 })
 export type Config = Readonly<z.infer<typeof configSchema>>

@@ -22,6 +22,8 @@ export interface GrpcPortOptions {
   readonly port: number
   readonly certificate: ServingCertificate
   readonly maxConnections: number
+  /** From one address, so that one stranger cannot take all. */
+  readonly maxConnectionsPerAddress: number
   readonly handshakeTimeoutMs?: number
   /** A handshake that failed, for metrics. */
   readonly onHandshakeError?: (error: Error) => void
@@ -46,16 +48,30 @@ export class GrpcPort {
 
   /** Resolves when it listens; BAD_CONFIG if the address cannot be had. */
   static async listen(options: GrpcPortOptions): Promise<GrpcPort> {
-    const { server, host, port, certificate, maxConnections, handshakeTimeoutMs = defaultHandshakeMs, onHandshakeError = () => undefined } = options
+    const { server, host, port, certificate, maxConnections, maxConnectionsPerAddress, handshakeTimeoutMs = defaultHandshakeMs, onHandshakeError = () => undefined } = options
     const tls = createServer({ ...contextOf(certificate), ALPNProtocols: ['h2'], minVersion: 'TLSv1.3', handshakeTimeout: handshakeTimeoutMs })
     tls.maxConnections = maxConnections
     const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
     const sockets = new Set<Socket>()
-    tls.on('connection', (socket: Socket) => {
+    const perAddress = new Map<string, number>()
+    // Before the TLS server's own listener, which begins the handshake.
+    tls.prependListener('connection', (socket: Socket) => {
+      const address = socket.remoteAddress ?? ''
+      const others = perAddress.get(address) ?? 0
+      if (others >= maxConnectionsPerAddress) return void socket.destroy()
+      perAddress.set(address, others + 1)
       sockets.add(socket)
-      socket.once('close', () => sockets.delete(socket))
+      socket.once('close', () => {
+        sockets.delete(socket)
+        const left = (perAddress.get(address) ?? 1) - 1
+        if (left > 0) perAddress.set(address, left)
+        else perAddress.delete(address)
+      })
     })
-    tls.on('tlsClientError', onHandshakeError)
+    tls.on('tlsClientError', (error, socket) => {
+      socket.destroy()
+      onHandshakeError(error)
+    })
     tls.on('secureConnection', (socket) => {
       // Whatever breaks a connection ends its streams, and they tell.
       socket.on('error', () => {})
