@@ -12,7 +12,7 @@ interface WithHandle {
 }
 
 /** The socket's descriptor; undefined once it is closed. */
-function descriptorOf(socket: Socket): number | undefined {
+export function descriptorOf(socket: Socket): number | undefined {
   const { _handle: handle } = socket as WithHandle
   return handle?.fd !== undefined && handle.fd >= 0 ? handle.fd : undefined
 }

@@ -1,0 +1,25 @@
+// What the kernel measured of a TCP connection (struct tcp_info of linux/tcp.h, whose first fields never move).
+import type { Socket } from 'node:net'
+import { descriptorOf } from './live-socket.ts'
+import { native } from './native.ts'
+
+export interface TcpStatistics {
+  /** Smoothed round-trip time. */
+  readonly rttUs: number
+  /** Segments that had to be sent again, in all. */
+  readonly retransmits: number
+}
+
+const rttOffset = 68
+const totalRetransmitsOffset = 100
+
+/** Undefined once the socket is closed, so ask before the last side ends. */
+export function tcpStatistics(socket: Socket): TcpStatistics | undefined {
+  const fd = socket.destroyed ? undefined : descriptorOf(socket)
+  if (fd === undefined) return undefined
+  const info = native().tcpInfo(fd)
+  if (info.length < totalRetransmitsOffset + 4) return undefined
+  const bytes = new DataView(info.buffer, info.byteOffset, info.length)
+  // Numbers of the machine itself, and it is little-endian wherever we run.
+  return { rttUs: bytes.getUint32(rttOffset, true), retransmits: bytes.getUint32(totalRetransmitsOffset, true) }
+}
