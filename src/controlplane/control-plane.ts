@@ -10,7 +10,7 @@ import type { XdsStore } from '../xds/store.ts'
 import type { ConfigSource } from './config-source.ts'
 import type { PodSource } from './pod-source.ts'
 import { Residents } from './residents.ts'
-import { allProblems, controlPlaneStatus, objectStatus, type StatusFacts } from './status.ts'
+import { allProblems, controlPlaneStatus, controlPlaneStatusInSlices, objectStatus, type StatusFacts } from './status.ts'
 import { StatusFile } from './status-file.ts'
 import { defaultSettings, type TranslateSettings } from './translate/settings.ts'
 import { Translator } from './translate/translator.ts'
@@ -53,7 +53,7 @@ export class ControlPlane {
     this.#logger = options.logger
     this.#translator = new Translator({ ...defaultSettings, ...options.settings })
     this.#residents = new Residents((namespace) => this.#translator.objects.get(`Namespace ${namespace}`)?.metadata.labels ?? {})
-    if (options.statusFile !== undefined) this.#file = new StatusFile(options.statusFile, () => this.status(), this.#logger)
+    if (options.statusFile !== undefined) this.#file = new StatusFile(options.statusFile, () => controlPlaneStatusInSlices(this.#facts), this.#logger)
   }
 
   /** Reads everything there is and publishes it whole. Rejects with what the sources reject with. */

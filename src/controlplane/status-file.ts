@@ -10,7 +10,7 @@ const share = 0.05
 
 export class StatusFile {
   readonly #path: string
-  readonly #content: () => unknown
+  readonly #content: () => Promise<unknown>
   readonly #logger: Logger
   #written = ''
   #timer: NodeJS.Timeout | undefined
@@ -21,7 +21,7 @@ export class StatusFile {
   #idle: Promise<void> = Promise.resolve()
 
   /** `content` is asked for at the time of writing. */
-  constructor(path: string, content: () => unknown, logger: Logger) {
+  constructor(path: string, content: () => Promise<unknown>, logger: Logger) {
     this.#path = path
     this.#content = content
     this.#logger = logger
@@ -43,7 +43,7 @@ export class StatusFile {
     this.#isWriting = true
     this.#isStale = false
     try {
-      const text = `${JSON.stringify(this.#content(), undefined, 1)}\n`
+      const text = `${JSON.stringify(await this.#content(), undefined, 1)}\n`
       if (text !== this.#written) {
         await writeWhole(this.#path, text)
         this.#written = text

@@ -79,7 +79,7 @@ async function readOne<T>(base: string, name: string, format: FileFormat<T>, las
     const stamp = stampOf(info)
     if (last && stamp !== '' && last.stamp === stamp) return last
     await using handle = await open(path, 'r')
-    // One byte more than it has, to see that this is all. With the most that it may have, a thousand files cost gigabytes.
+    // One byte more than it has, to see that this is all. With the most that it may have, a thousand files cost a gigabyte.
     let buffer = Buffer.allocUnsafe(Math.min(format.maxBytes, Number(info.size)) + 1)
     let sizeBytes = 0
     for (;;) {
