@@ -22,7 +22,7 @@ processor=x64
 for arg in "$@"; do
   case $arg in
     --tests)
-      packages+=(tcpdump openssl dnsutils protobuf-compiler libprotobuf-dev)
+      packages+=(tcpdump openssl dnsutils dnsmasq-base musl-tools protobuf-compiler libprotobuf-dev)
       command -v go >/dev/null || packages+=(golang-go)
       ;;
     *)

@@ -96,13 +96,14 @@ export class DnsProxy {
       return
     }
     this.#queries++
-    const reply = (answer: Uint8Array): void => {
+    const reply = (answer: Uint8Array): Promise<void> => new Promise((resolve) => {
       // A client that left is told so by the kernel on the listener, where it is of no interest.
-      if (this.#listeners.includes(listener)) listener.send(answer, from.port, from.address, () => {})
-    }
+      if (this.#listeners.includes(listener)) listener.send(answer, from.port, from.address, () => resolve())
+      else resolve()
+    })
     const resolution = this.#resolve(query, 'udp')
     if (resolution.kind === 'answer') {
-      reply(resolution.message)
+      void reply(resolution.message)
       this.#tell('udp', resolution.rcode === 'NOERROR' ? 'answered' : 'failed', resolution.type, startedAt)
       return
     }
@@ -121,51 +122,44 @@ export class DnsProxy {
     return true
   }
 
-  async #forward(query: Buffer, server: SocketAddr, reply: (answer: Uint8Array) => void, type: RecordType, startedAt: number): Promise<void> {
+  async #forward(query: Buffer, server: SocketAddr, reply: (answer: Uint8Array) => Promise<void>, type: RecordType, startedAt: number): Promise<void> {
+    const { promise: givenUp, resolve: giveUp } = Promise.withResolvers<void>()
+    const timer = setTimeout(giveUp, answerTimeoutMs)
+    this.#pending.add(giveUp)
     let answer: Uint8Array | undefined
     try {
-      answer = await this.#ask(query, server)
+      answer = await this.#ask(query, server, givenUp)
       // No answer in time: silence is what the client would have had.
-      if (answer) reply(answer)
+      if (answer) await reply(answer)
     } catch (error) {
       this.#parts.logger.debug({ 'dst.addr': formatAddr(server), error: error instanceof Error ? error.message : String(error) }, 'dns query failed')
-      reply(serverFailure(query))
+      await reply(serverFailure(query))
     } finally {
+      clearTimeout(timer)
+      this.#pending.delete(giveUp)
+      this.#checkIdle()
       this.#parts.limit?.release()
     }
     this.#tell('udp', answer ? 'forwarded' : 'failed', type, startedAt)
   }
 
-  /** The first answer that comes from the server itself and bears the query's id; undefined if none does in time. */
-  async #ask(query: Buffer, server: SocketAddr): Promise<Uint8Array | undefined> {
-    let finish: (answer?: Uint8Array, error?: Error) => void = () => {}
-    const finished = new Promise<Uint8Array | undefined>((resolve, reject) => {
-      finish = (answer, error) => (error ? reject(error) : resolve(answer))
-    })
-    // Whether or not anybody waits for it yet.
-    finished.catch(() => {})
-    const giveUp = (): void => finish()
-    this.#pending.add(giveUp)
-    const timer = setTimeout(giveUp, answerTimeoutMs)
+  /** The first answer that comes from the server itself and bears the query's id; undefined if none does until `givenUp`. */
+  async #ask(query: Buffer, server: SocketAddr, givenUp: Promise<void>): Promise<Uint8Array | undefined> {
+    const { netns, redirection } = this.#parts
+    const host = isIpv6Address(server.ip) ? '::' : '0.0.0.0'
+    const socket = await datagramSocket(await bindUdpInNetns(netns, { port: 0, host, socketMark: redirection.bypassMark() }), host)
     try {
-      const { netns, redirection } = this.#parts
-      const host = isIpv6Address(server.ip) ? '::' : '0.0.0.0'
-      const socket = await datagramSocket(await bindUdpInNetns(netns, { port: 0, host, socketMark: redirection.bypassMark() }), host)
-      try {
-        // Connected, so that a server that is not there is known at once; what was queued before that is checked below.
-        socket.on('error', (error) => finish(undefined, error))
+      return await new Promise((resolve, reject) => {
+        void givenUp.then(() => resolve(undefined))
+        socket.on('error', reject)
         socket.on('message', (answer, from) => {
-          if (canonicalIp(from.address) === server.ip && from.port === server.port && sameId(query, answer)) finish(answer)
+          if (canonicalIp(from.address) === server.ip && from.port === server.port && sameId(query, answer)) resolve(answer)
         })
-        socket.connect(server.port, server.ip, (error?: Error) => (error ? finish(undefined, error) : socket.send(query)))
-        return await finished
-      } finally {
-        socket.close()
-      }
+        // Connected, so that a server that is not there is known at once; what was queued before that was judged above.
+        socket.connect(server.port, server.ip, (error?: Error) => (error ? reject(error) : socket.send(query)))
+      })
     } finally {
-      clearTimeout(timer)
-      this.#pending.delete(giveUp)
-      this.#checkIdle()
+      socket.close()
     }
   }
 

@@ -25,6 +25,7 @@ flags='-std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -O2 -pthread'
 gcc $flags -o "$scratch/probe" "$here"/probe/*.c "$here"/common/*.c
 # shellcheck disable=SC2086
 gcc $flags -o "$scratch/load" "$here"/../bench/load/*.c "$here"/common/*.c
+musl-gcc -static -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -O2 -o "$scratch/musl-resolve" "$here"/musl/resolve.c
 # Static, so that they run in any root file system and use Go's own resolver; no module or toolchain is fetched.
 cd "$here"
 CGO_ENABLED=0 GOFLAGS=-mod=mod GOPROXY=off GOTOOLCHAIN=local go build -trimpath -o "$scratch/" ./server ./goclient

@@ -19,6 +19,8 @@ export interface Apps {
   readonly server: string
   readonly goclient: string
   readonly load: string
+  /** Asks musl's resolver: FAMILY NAME. */
+  readonly muslResolve: string
   /** Shell script: connects from a network namespace that it makes inside the current one. */
   readonly childNetns: string
 }
@@ -52,6 +54,7 @@ async function build(): Promise<Apps> {
     server: join(directory, 'server'),
     goclient: join(directory, 'goclient'),
     load: join(directory, 'load'),
+    muslResolve: join(directory, 'musl-resolve'),
     childNetns: join(root, 'test/apps/child-netns.sh'),
   }
 }
