@@ -20,6 +20,8 @@ export class ObjectSet {
   readonly #applied = new Map<string, ManifestObject>()
   /** Every file's object of a name, by file. */
   readonly #claims = new Map<string, Map<string, ManifestObject>>()
+  /** Keys that more than one file claims: few, so that problems need not be looked for among all. */
+  readonly #contested = new Set<string>()
   readonly #inForce = new Map<string, ManifestObject>()
   readonly #changes = new Map<string, ManifestObject | undefined>()
   #sortedFiles: readonly string[] | undefined
@@ -62,12 +64,14 @@ export class ObjectSet {
       const claims = this.#claims.get(key)
       claims?.delete(file)
       if (claims?.size === 0) this.#claims.delete(key)
+      if (claims && claims.size < 2) this.#contested.delete(key)
       this.#settle(key)
     }
     for (const [key, object] of state?.objects ?? []) {
       const claims = this.#claims.get(key)
       if (claims) claims.set(file, object)
       else this.#claims.set(key, new Map([[file, object]]))
+      if (claims && claims.size > 1) this.#contested.add(key)
       this.#settle(key)
     }
   }
@@ -143,8 +147,9 @@ export class ObjectSet {
       const state = this.#files.get(file)
       if (!state) continue
       problems.push(...state.parsed.problems)
-      for (const [key, object] of state.objects) {
-        if ((this.#claims.get(key)?.size ?? 0) < 2) continue
+      // In the order of the file, so only if there is something to look for.
+      for (const [key, object] of this.#contested.size > 0 ? state.objects : []) {
+        if (!this.#contested.has(key)) continue
         const first = this.#first(key)
         if (first && first !== object) problems.push(secondOf(key, object, first))
       }
