@@ -7,6 +7,7 @@ import type { Logger } from '../core/log.ts'
 import type { CaStatus } from '../model/control-plane-status.ts'
 import type { Authority, SignAnswer, SignRequest } from '../pki/authority.ts'
 import { writeFileAtomic } from '../pki/files.ts'
+import { trustedBy } from '../pki/rotation.ts'
 import type { ServingCertificate } from './grpc-port.ts'
 
 export interface CaKeeperOptions {
@@ -57,7 +58,8 @@ export class CaKeeper {
 
   /** `serial` in hex. BAD_CONFIG or BAD_MESSAGE for what is none. */
   async revoke(serial: string): Promise<void> {
-    await this.#authority.revoke(serial)
+    // Nobody says which root it is under; serials are random, so it can be under one only.
+    for (const root of trustedBy(this.#authority.rotation)) await this.#authority.revoke(serial, root)
     await this.#writeCrl()
   }
 
@@ -81,7 +83,7 @@ export class CaKeeper {
       rotation: rotation.t,
       roots: this.#authority.rootsPem().length,
       ...(rotation.t === 'announcing' ? { nextStep: iso(rotation.switchAtMs) } : rotation.t === 'retiring' ? { nextStep: iso(rotation.retireAtMs) } : {}),
-      revoked: revokedSerials.length,
+      revoked: new Set(revokedSerials).size,
     }
   }
 

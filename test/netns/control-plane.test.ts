@@ -11,6 +11,7 @@ import type { Identity } from '../../src/core/identity.ts'
 import { underlayIps } from '../../src/local/addresses.ts'
 import { runCommand, type CommandResult } from '../../src/local/command.ts'
 import type { LocalMesh } from '../../src/local/mesh.ts'
+import { readProcessRecords } from '../../src/local/state.ts'
 import { localStatusSchema, type LocalControlPlane } from '../../src/model/local-status.ts'
 import { readCrls } from '../../src/pki/crl.ts'
 import { TokenIssuer } from '../../src/pki/tokens.ts'
@@ -118,7 +119,7 @@ describe('nodes', () => {
   })
 
   test('are told in their environment where it is', () => {
-    const { identity: { pid } } = JSON.parse(readFileSync(join(mesh.paths.processes, 'ztunnel-node-b.json'), 'utf8')) as { identity: { pid: number } }
+    const pid = readProcessRecords(mesh.paths).find(({ role, label }) => role === 'ztunnel' && label === 'node-b')?.identity.pid
     const environment = Object.fromEntries(readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0').map((line) => line.split(/=(.*)/s)))
     expect(environment).toMatchObject({
       SIDESTEP_NODE: 'node-b', SIDESTEP_XDS_ADDRESS: v4, SIDESTEP_SERVER_NAME: serverName, SIDESTEP_TOKEN_FILE: mesh.paths.tokenFile('node-b'),
