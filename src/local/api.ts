@@ -50,6 +50,10 @@ export async function serveApi(mesh: LocalMesh, logger: Logger): Promise<{ close
       }
       json(response, 200, {})
     },
+    'POST /replace-ztunnel': async (_request, response, query) => {
+      await mesh.replaceZtunnel(parseQuery(z.object({ node: z.string() }), query).node)
+      json(response, 200, {})
+    },
     'GET /logs': (_request, response, query) => streamLog(mesh, response, parseQuery(logQuerySchema, query)),
   }
   const server = createServer((request, response) => {

@@ -1,7 +1,7 @@
 // The control plane of a local mesh: a process in the underlay's namespace, which every node reaches, started again when it ends.
 // It is asked over its admin socket how it is; nothing of it runs in the daemon.
-import { request } from 'node:http'
 import { fileURLToPath } from 'node:url'
+import { askSocket } from '../core/ask-socket.ts'
 import { MeshError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
 import { controlPlaneReportSchema, type ControlPlaneReport } from '../model/control-plane-status.ts'
@@ -15,7 +15,6 @@ const program = fileURLToPath(new URL('../bin/controlplane.ts', import.meta.url)
 const askAgainMs = 100
 const lookMs = 2000
 const answerMs = 2000
-const maxAnswerBytes = 64 << 20
 
 export interface ControlPlaneProcessOptions {
   readonly paths: StatePaths
@@ -140,30 +139,6 @@ function shorten(report: ControlPlaneReport): NonNullable<LocalControlPlane['rep
   return { podsConnected, workloads, services, policies, nodes, ca, problems, refused }
 }
 
-/** The JSON of a 200 answer. */
 function ask(socketPath: string, path: string): Promise<unknown> {
-  return new Promise((resolve, reject) => {
-    const unavailable = (cause: Error): void =>
-      reject(new MeshError('CONTROL_PLANE_UNAVAILABLE', `no control plane answers on ${socketPath}: ${cause.message}`, { cause, source: 'upstream' }))
-    const asked = request({ socketPath, path, agent: false, signal: AbortSignal.timeout(answerMs) }, (response) => {
-      const chunks: Buffer[] = []
-      let bytes = 0
-      response.on('data', (chunk: Buffer) => {
-        bytes += chunk.length
-        if (bytes > maxAnswerBytes) response.destroy(new Error('the answer is too long'))
-        else chunks.push(chunk)
-      })
-      response.on('error', unavailable)
-      response.on('end', () => {
-        if (response.statusCode !== 200) return unavailable(new Error(`status ${response.statusCode}`))
-        try {
-          resolve(JSON.parse(Buffer.concat(chunks).toString()))
-        } catch (cause) {
-          reject(new MeshError('BAD_MESSAGE', `${socketPath} answers, but not as a control plane does`, { cause, source: 'upstream' }))
-        }
-      })
-    })
-    asked.on('error', unavailable)
-    asked.end()
-  })
+  return askSocket(socketPath, path, { who: 'control plane', code: 'CONTROL_PLANE_UNAVAILABLE', timeoutMs: answerMs })
 }

@@ -29,7 +29,7 @@ import { runtimeFacts } from './runtime-facts.ts'
 import { isVirtual, routeOf, ServiceAddresses } from './services.ts'
 import { lockInstance, makeStateDirectories, removeState, statePaths, writeRecord, type InstanceLock, type StatePaths } from './state.ts'
 import { makeTopology, type Topology, type VirtualNode } from './virtual-node.ts'
-import { cleanUpZtunnel, startZtunnel } from './ztunnel-process.ts'
+import { cleanUpZtunnel, startZtunnel, ztunnelIsReady } from './ztunnel-process.ts'
 
 const lostPodCheckMs = 2000
 const defaultStopGraceMs = 2000
@@ -375,6 +375,17 @@ export class LocalMesh {
         this.#waiting.add(done)
       })
     }
+  }
+
+  /**
+   * Gives a node a new ztunnel without an interruption: the successor takes over what is captured, the predecessor finishes what
+   * it carries and leaves. NOT_FOUND, or COMMAND_FAILED if the successor does not become ready; nothing has changed then.
+   */
+  async replaceZtunnel(name: string): Promise<void> {
+    const node = this.#topology.nodes.find((candidate) => candidate.name === name)
+    if (!node?.ztunnel) throw new MeshError('NOT_FOUND', `there is no ztunnel on a node ${name}`)
+    const socket = this.paths.adminSocket(name)
+    await node.ztunnel.replace((pid) => ztunnelIsReady(socket, pid))
   }
 
   /** Ends everything and removes all that was made. Pods get `graceMs` at most. Safe to call again. */

@@ -64,9 +64,9 @@ export async function waitForEnd(identity: ProcessIdentity, timeoutMs: number): 
   return true
 }
 
-/** SIGTERM, and SIGKILL to what is left after `graceMs`. */
-export async function endProcess(identity: ProcessIdentity, graceMs: number): Promise<void> {
-  if (!signal(identity, graceMs > 0 ? 'SIGTERM' : 'SIGKILL')) return
+/** SIGTERM, or another signal that asks, and SIGKILL to what is left after `graceMs`. */
+export async function endProcess(identity: ProcessIdentity, graceMs: number, asking: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+  if (!signal(identity, graceMs > 0 ? asking : 'SIGKILL')) return
   if (await waitForEnd(identity, graceMs)) return
   signal(identity, 'SIGKILL')
   await waitForEnd(identity, 5000)

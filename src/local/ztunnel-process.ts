@@ -1,6 +1,8 @@
 // One node's ztunnel in the local mesh: its environment, its process, and the removal of what it pinned. What it captured stays
 // captured while it is away.
+import { askSocket } from '../core/ask-socket.ts'
 import type { Logger } from '../core/log.ts'
+import { ztunnelStateSchema } from '../model/ztunnel-state.ts'
 import { underlayIps } from './addresses.ts'
 import { runCommand } from './command.ts'
 import type { StatePaths } from './state.ts'
@@ -63,4 +65,18 @@ export function startZtunnel(options: ZtunnelOptions): SupervisedProcess {
 export async function cleanUpZtunnel(paths: StatePaths, node: string, netns: string, command: readonly string[], hostPath: string): Promise<string> {
   const result = await runCommand([...command, 'cleanup'], { env: ztunnelEnv(paths, node, netns, hostPath), timeoutMs: 20_000 })
   return result.code === 0 ? '' : `exited with ${result.code}: ${result.stderr.trim().slice(-1000)}`
+}
+
+/** Whether the ztunnel that answers there is that process, and ready to serve. */
+export async function ztunnelIsReady(adminSocket: string, pid: number): Promise<boolean> {
+  const asked = { who: 'ztunnel', code: 'AGENT_UNAVAILABLE', timeoutMs: 2_000 } as const
+  try {
+    const state = ztunnelStateSchema.safeParse(await askSocket(adminSocket, '/state', asked))
+    if (!state.success || state.data.pid !== pid) return false
+    await askSocket(adminSocket, '/ready', asked)
+    return true
+  } catch {
+    // Not there yet, or not ready yet: the next look may find it.
+    return false
+  }
 }
