@@ -13,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { MeshError } from '../../src/core/errors.ts'
 import type { FactLine } from '../../src/model/running-pod.ts'
-import { residentBytes } from './process-usage.ts'
+import { cpuSeconds, residentBytes } from './process-usage.ts'
 import { single, type Row } from './report.ts'
 import { quantile } from './samples.ts'
 import type { FromNode, ToNode } from './scale-node.ts'
@@ -134,11 +134,13 @@ export async function measureScale({ undo, progress, settleMs, scale: size }: Sc
   const startedMs = nowMs()
   const plane = await startControlPlane(directory, undo, flags)
   const planeMs = nowMs() - startedMs
+  const planeCpuMs = cpuSeconds(plane.process.pid ?? 0) * 1000
   if (!existsSync(plane.tokenFile)) throw new MeshError('COMMAND_FAILED', 'the control plane wrote no token')
   const node = fork(nodeProgram, { execArgv: [...flags], env: { PATH: process.env['PATH'] } })
   undo.add(() => ended(node))
   const { address, rootsFile, tokenFile } = plane
   const ready = await ask(node, { t: 'start', options: { address, rootsFile, tokenFile, node: nodeName } }, 'ready')
+  const nodeCpuMs = cpuSeconds(node.pid ?? 0) * 1000
   if (ready.workloads !== endpoints || ready.services !== size.services) throw new MeshError('COMMAND_FAILED', `the node knows ${ready.workloads} workloads and ${ready.services} services`)
 
   progress(`${size.changes} changes of pods, ${size.changes / 4} of policies`)
@@ -163,7 +165,9 @@ export async function measureScale({ undo, progress, settleMs, scale: size }: Sc
   const both = decided.ns.map((ns) => ns / 1000)
   return [
     single('scale', `control plane, from start to serving (${size.services.toLocaleString('en')} services, ${endpoints.toLocaleString('en')} endpoints, ${size.policies.toLocaleString('en')} policies)`, 'ms', planeMs),
+    single('scale', 'processor time of the control plane until then, all threads', 'ms', planeCpuMs),
     single('scale', 'a new node, from dialling to knowing all of it', 'ms', toMs(ready.atNs) - toMs(ready.startedNs)),
+    single('scale', 'processor time of that node\'s process until then, its start included', 'ms', nodeCpuMs),
     single('scale', 'longest stall of that node meanwhile', 'ms', ready.longestStallMs),
     ...rows('one pod changes: until a node knows', 'ms', podMs),
     ...rows('one policy\'s file changes: until a node knows', 'ms', policyMs),
