@@ -26,7 +26,8 @@ function connectedNode({ identity, peer, disconnectedAtMs, types, nacks }: NodeS
   const behind = each.reduce((sum, type) => sum + type.behind + (type.waitingSinceMs === undefined ? 0 : 1), 0)
   return {
     node: identity,
-    peer,
+    // A socket for both families shows IPv4 so.
+    peer: peer.replace(/^::ffff:(?=\d+\.)/, ''),
     connected,
     current: connected && behind === 0 && nacks.length === 0 && each.every((type) => type.subscribed !== 'none'),
     behind,
