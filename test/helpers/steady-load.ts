@@ -1,4 +1,6 @@
 // Clients that ask without pause while a test changes something, and what became of every question.
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { LineProcess } from './line-process.ts'
 import type { RunOptions } from './line-process.ts'
@@ -53,4 +55,12 @@ export class SteadyLoad implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#process.stop()
   }
+}
+
+/** What the ztunnels complained about, for whoever wonders why a question failed. */
+export function ztunnelComplaints(logs: string): string {
+  return readdirSync(logs).filter((name) => name.startsWith('ztunnel')).flatMap((name) => {
+    const lines = readFileSync(join(logs, name), 'utf8').split('\n').filter((line) => /"level":(40|50)/.test(line))
+    return lines.slice(-10).map((line) => `${name}: ${line}`)
+  }).join('\n')
 }
