@@ -27,14 +27,17 @@ export interface Candidate {
 
 /**
  * The name as asked; with each search domain appended, where it has fewer dots than `ndots`; and, where it ends in a search
- * domain, the name before that: a resolver with a high ndots asks `example.com.shop.svc.cluster.local` first, and can be
- * answered at once.
+ * domain, what its resolver would ask next if there were no such name: the rest with each later domain, and the rest alone.
+ * A resolver with a high ndots asks `example.com.shop.svc.cluster.local` first, and can be answered at once.
  */
 export function candidates(name: string, searchDomains: readonly string[], ndots: number): Candidate[] {
   const found: Candidate[] = [{ name, isStripped: false }]
   if (countDots(name) < ndots) for (const domain of searchDomains) found.push({ name: `${name}.${domain}`, isStripped: false })
-  for (const domain of searchDomains) {
-    if (name.endsWith(`.${domain}`)) found.push({ name: name.slice(0, -domain.length - 1), isStripped: true })
+  for (const [index, domain] of searchDomains.entries()) {
+    if (!name.endsWith(`.${domain}`)) continue
+    const rest = name.slice(0, -domain.length - 1)
+    if (countDots(rest) < ndots) for (const later of searchDomains.slice(index + 1)) found.push({ name: `${rest}.${later}`, isStripped: true })
+    found.push({ name: rest, isStripped: true })
   }
   return found
 }

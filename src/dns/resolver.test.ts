@@ -89,6 +89,12 @@ describe('a mesh name', () => {
       ['api.example.com.shop.svc.cluster.local', 'CNAME', 'api.example.com'],
       ['api.example.com', 'A', '240.0.0.1'],
     ])
+    // From another namespace, `web.shop` is asked for below that namespace first.
+    const other = { namespace: 'other', searchDomains: ['other.svc.cluster.local', 'svc.cluster.local', 'cluster.local'] }
+    expect(facts(ask('web.shop.other.svc.cluster.local', 'A', {}, 'udp', other))).toEqual([
+      ['web.shop.other.svc.cluster.local', 'CNAME', 'web.shop.svc.cluster.local'],
+      ['web.shop.svc.cluster.local', 'A', '10.96.0.7'],
+    ])
     expect(facts(ask('x.example.org.cluster.local', 'A'))).toEqual([['x.example.org.cluster.local', 'A', '240.0.0.2']])
   })
 
@@ -236,7 +242,8 @@ test('names', () => {
   for (const bad of ['', '.', 'a..b', `${'x'.repeat(64)}.a`, `${'x.'.repeat(130)}y`, 'a b']) expect(canonicalName(bad)).toBeUndefined()
   expect(wildcardsOf('a.b.c')).toEqual(['*.b.c', '*.c'])
   expect(candidates('a.b', ['b', 'c'], 2)).toEqual([
-    { name: 'a.b', isStripped: false }, { name: 'a.b.b', isStripped: false }, { name: 'a.b.c', isStripped: false }, { name: 'a', isStripped: true },
+    { name: 'a.b', isStripped: false }, { name: 'a.b.b', isStripped: false }, { name: 'a.b.c', isStripped: false },
+    { name: 'a.c', isStripped: true }, { name: 'a', isStripped: true },
   ])
   fc.assert(fc.property(fc.ipV4(), (ip) => {
     expect(addressOfReverseName(`${ip.split('.').reverse().join('.')}.in-addr.arpa`)).toBe(ip)
