@@ -2,8 +2,11 @@
 // The `sidestep` command: wires the commands to what they need and turns errors into one sentence and an exit code.
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
+import { authzCommand } from '../cli/authz.ts'
 import { checkCommand } from '../cli/check.ts'
 import { demoCommand } from '../cli/demo.ts'
+import { certsCommand, connectionsCommand, logLevelCommand } from '../cli/live-commands.ts'
+import { policiesCommand, servicesCommand, workloadsCommand } from '../cli/mesh-commands.ts'
 import { execCommand, logsCommand, runCommand } from '../cli/pods.ts'
 import { statusCommand } from '../cli/status.ts'
 import { downCommand, upCommand } from '../cli/up.ts'
@@ -16,6 +19,13 @@ const program = new Command('sidestep')
   .addCommand(upCommand(localControl))
   .addCommand(downCommand(localControl))
   .addCommand(statusCommand())
+  .addCommand(workloadsCommand())
+  .addCommand(servicesCommand())
+  .addCommand(policiesCommand())
+  .addCommand(connectionsCommand())
+  .addCommand(certsCommand())
+  .addCommand(authzCommand())
+  .addCommand(logLevelCommand())
   .addCommand(execCommand(process.env['TERM']))
   .addCommand(logsCommand())
   .addCommand(runCommand())

@@ -3,7 +3,11 @@ import { Command, Option } from 'commander'
 import { stringify } from 'yaml'
 import type { LocalControlPlane, LocalStatus } from '../model/local-status.ts'
 import { ApiClient } from './api-client.ts'
+import type { ZtunnelState } from '../model/ztunnel-state.ts'
 import { nameOption } from './options.ts'
+import { durationText, visible } from './output.ts'
+import { ztunnelState } from './ztunnel-client.ts'
+import { localAddress } from './ztunnel-targets.ts'
 
 export function statusCommand(print: (text: string) => void = console.log): Command {
   return new Command('status')
@@ -12,19 +16,44 @@ export function statusCommand(print: (text: string) => void = console.log): Comm
     .addOption(new Option('-o, --output <form>', 'how to show it').choices(['table', 'json', 'yaml']).default('table'))
     .action(async ({ name, output }: { name: string; output: 'table' | 'json' | 'yaml' }) => {
       const status = await new ApiClient(name).status()
+      const ztunnels = await ztunnelsOf(status)
+      const all = { ...status, ztunnels: Object.fromEntries(ztunnels) }
       switch (output) {
-        case 'json': return print(JSON.stringify(status, null, 2))
-        case 'yaml': return print(stringify(status).trimEnd())
-        case 'table': return print(statusTable(status))
+        case 'json': return print(JSON.stringify(all, null, 2))
+        case 'yaml': return print(stringify(all).trimEnd())
+        case 'table': return print(statusTable(status, ztunnels))
         default: return output satisfies never
       }
     })
 }
 
+type ZtunnelFacts = Pick<ZtunnelState, 'xds' | 'certificates' | 'connections'>
+
+/** What those say of themselves that answer. */
+async function ztunnelsOf({ name, nodes }: LocalStatus): Promise<ReadonlyMap<string, ZtunnelFacts>> {
+  const running = nodes.filter(({ ztunnel }) => ztunnel !== 'off').map((node) => node.name)
+  const states = await Promise.allSettled(running.map((node) => ztunnelState(localAddress(name, node))))
+  return new Map(states.flatMap((state, i): [string, ZtunnelFacts][] => {
+    if (state.status === 'rejected') return []
+    const { xds, certificates, connections } = state.value
+    return [[running[i] ?? '', { xds, certificates, connections }]]
+  }))
+}
+
+function ztunnelCells(facts: ZtunnelFacts | undefined): string[] {
+  if (!facts) return ['-', '-', '-']
+  const { xds, certificates: { total, ready, failed, soonestExpiry }, connections } = facts
+  const expiry = soonestExpiry === '' ? '' : `, first expires in ${durationText(Date.parse(soonestExpiry) - Date.now())}`
+  return [visible(xds.because === '' ? xds.state : `${xds.state}: ${xds.because.slice(0, 80)}`), `${ready}/${total}${failed > 0 ? `, ${failed} failed` : ''}${expiry}`, `${connections.open}`]
+}
+
 /** Tables of what there is; sections without rows are left out. */
-export function statusTable(status: LocalStatus): string {
+export function statusTable(status: LocalStatus, ztunnels: ReadonlyMap<string, ZtunnelFacts> = new Map()): string {
+  const more = ztunnels.size > 0 ? ['XDS', 'CERTIFICATES', 'CONNECTIONS'] : []
   const sections = [
-    table(['NODE', 'IP', 'PODS', 'ZTUNNEL'], status.nodes.map((node) => [node.name, node.ips.join(' '), `${node.pods}`, node.ztunnel])),
+    table(['NODE', 'IP', 'PODS', 'ZTUNNEL', ...more], status.nodes.map((node) => [
+      node.name, node.ips.join(' '), `${node.pods}`, node.ztunnel, ...(more.length > 0 ? ztunnelCells(ztunnels.get(node.name)) : []),
+    ])),
     ...controlPlaneSections(status.controlPlane),
     table(
       ['NAMESPACE', 'POD', 'NODE', 'IP', 'PHASE', 'READY', 'RESTARTS', 'CAPTURED', 'REASON'],
