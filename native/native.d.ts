@@ -120,6 +120,8 @@ export interface Native {
   trySend(fd: number, bytes: Uint8Array, length: number): number
   netnsInfo(netns: OwnedFd): Promise<{ cookie: bigint; inode: bigint }>
   netnsLinks(netns: OwnedFd): Promise<NativeLink[]>
+  /** Addresses by which others reach the namespace, 16 bytes each, with the index of their interface. */
+  netnsAddresses(netns: OwnedFd): Promise<{ index: number; ip: Uint8Array }[]>
   setReturnPath(netns: OwnedFd, options: { mark: number; table: number; priority: number; install: boolean }): Promise<void>
   listSockets(netns: OwnedFd): Promise<NativeConnection[]>
   destroySocket(netns: OwnedFd, connection: { source: NativeAddress; destination: NativeAddress }): Promise<boolean>

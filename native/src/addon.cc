@@ -72,6 +72,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("trySend", TrySend);
   add("netnsInfo", NetnsInfo);
   add("netnsLinks", NetnsLinks);
+  add("netnsAddresses", NetnsAddresses);
   add("setReturnPath", SetReturnPath);
   add("linkCreateIn", LinkCreateIn);
   add("listSockets", ListSockets);

@@ -3,6 +3,7 @@
 #include <bpf/bpf.h>
 #include <fcntl.h>
 #include <linux/fib_rules.h>
+#include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/inet_diag.h>
 #include <linux/rtnetlink.h>
@@ -119,6 +120,53 @@ class LinksJob : public NetnsJob {
   }
 
   std::vector<Link> links_;
+};
+
+/** Addresses by which others reach the namespace: of global scope, in use, not on a loopback interface. */
+class AddressesJob : public NetnsJob {
+ public:
+  void Run() override {
+    NetlinkRequest request(RTM_GETADDR, NLM_F_DUMP);
+    ifaddrmsg head{};
+    request.Append(&head, sizeof(head));
+    failure_ = request.Exchange(NETLINK_ROUTE, [this](const nlmsghdr* message) { Read(message); });
+  }
+
+  Napi::Value Result(Napi::Env env) override {
+    Napi::Array result = Napi::Array::New(env, addresses_.size());
+    for (std::uint32_t i = 0; i < addresses_.size(); i++) {
+      Napi::Object address = Napi::Object::New(env);
+      address.Set("index", addresses_[i].first);
+      address.Set("ip", Napi::Buffer<std::uint8_t>::Copy(env, addresses_[i].second.data(), addresses_[i].second.size()));
+      result.Set(i, address);
+    }
+    return result;
+  }
+
+ private:
+  void Read(const nlmsghdr* message) {
+    if (message->nlmsg_type != RTM_NEWADDR) return;
+    const auto* head = static_cast<const ifaddrmsg*>(NLMSG_DATA(message));
+    static constexpr std::uint32_t kLoopbackIndex = 1;  // in every namespace
+    static constexpr std::uint32_t kNotInUse = IFA_F_TENTATIVE | IFA_F_DADFAILED | IFA_F_DEPRECATED | IFA_F_TEMPORARY;
+    if (head->ifa_scope != RT_SCOPE_UNIVERSE || head->ifa_index == kLoopbackIndex) return;
+    const std::size_t size = head->ifa_family == AF_INET6 ? 16 : 4;
+    // IPv4: of a point-to-point pair IFA_LOCAL is ours. IFA_F_TEMPORARY has the value of IPv4's "secondary", as unfit.
+    std::uint32_t flags = head->ifa_flags;
+    const rtattr* ours = nullptr;
+    auto left = static_cast<int>(IFA_PAYLOAD(message));
+    for (const auto* attribute = IFA_RTA(head); RTA_OK(attribute, left); attribute = RTA_NEXT(attribute, left)) {
+      if (attribute->rta_type == IFA_LOCAL || (attribute->rta_type == IFA_ADDRESS && ours == nullptr)) ours = attribute;
+      if (attribute->rta_type == IFA_FLAGS) std::memcpy(&flags, RTA_DATA(attribute), sizeof(flags));
+    }
+    if (ours == nullptr || RTA_PAYLOAD(ours) != size || (flags & kNotInUse) != 0) return;
+    Ip ip{};
+    if (size == 4) ip[10] = ip[11] = 0xff;
+    std::memcpy(ip.data() + 16 - size, RTA_DATA(ours), size);
+    addresses_.emplace_back(head->ifa_index, ip);
+  }
+
+  std::vector<std::pair<std::uint32_t, Ip>> addresses_;
 };
 
 /** Answers of the application to a client address that is not ours must come back to the ztunnel's socket: accepted
@@ -359,6 +407,8 @@ bool ReadEndpoint(const Napi::Object& options, const char* name, Endpoint* endpo
 Napi::Value NetnsInfo(const Napi::CallbackInfo& info) { return PostJob<InfoJob>(info); }
 
 Napi::Value NetnsLinks(const Napi::CallbackInfo& info) { return PostJob<LinksJob>(info); }
+
+Napi::Value NetnsAddresses(const Napi::CallbackInfo& info) { return PostJob<AddressesJob>(info); }
 
 Napi::Value SetReturnPath(const Napi::CallbackInfo& info) {
   Napi::Object options;

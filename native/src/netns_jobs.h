@@ -10,6 +10,8 @@ namespace sidestep {
 Napi::Value NetnsInfo(const Napi::CallbackInfo& info);
 /** netnsLinks(netns) -> Promise<{index, peerIndex, name, isUp}[]>; peerIndex is the veth's other end, 0 if none. */
 Napi::Value NetnsLinks(const Napi::CallbackInfo& info);
+/** netnsAddresses(netns) -> Promise<{index, ip}[]> of global scope; index is the interface's. */
+Napi::Value NetnsAddresses(const Napi::CallbackInfo& info);
 /** setReturnPath(netns, {mark, table, priority, install: boolean}) -> Promise<void> */
 Napi::Value SetReturnPath(const Napi::CallbackInfo& info);
 /** linkCreateIn(netns, program, ifindex, attachType) -> Promise<OwnedFd>: a link whose target is named in that namespace. */

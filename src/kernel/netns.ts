@@ -2,7 +2,7 @@
 // address that a peer could claim. Close it, or the namespace outlives the pod.
 import { native } from './native.ts'
 import type { OwnedFd } from './native.ts'
-import { ipToBytes, bytesToIp } from '../core/address.ts'
+import { bytesToIp, ipToBytes, isIpv6Address } from '../core/address.ts'
 import type { SocketAddr } from '../core/address.ts'
 import { MeshError } from '../core/errors.ts'
 
@@ -45,6 +45,15 @@ export class Netns {
   async veths(): Promise<VethEnd[]> {
     const links = await native().netnsLinks(this.fd)
     return links.filter((link) => link.peerIndex !== 0).map(({ name, peerIndex }) => ({ name, peerIndex }))
+  }
+
+  /**
+   * The first address of each family by which others reach the namespace, IPv4 first: of its first interface that has
+   * one, loopback aside. What a pod of one network is known by.
+   */
+  async addresses(): Promise<string[]> {
+    const found = (await native().netnsAddresses(this.fd)).toSorted((a, b) => a.index - b.index).map(({ ip }) => bytesToIp(ip))
+    return [found.find((ip) => !isIpv6Address(ip)), found.find(isIpv6Address)].filter((ip) => ip !== undefined)
   }
 
   async liveConnections(): Promise<LiveConnection[]> {

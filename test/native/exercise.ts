@@ -121,6 +121,7 @@ async function sockets(): Promise<void> {
   listener.close()
   await native().setReturnPath(netns.fd, { mark: 5, table: 555, priority: 555, install: false })
   await native().netnsLinks(netns.fd)
+  await native().netnsAddresses(netns.fd)
   await may(() => native().netnsInfo(fence.program))
 }
 

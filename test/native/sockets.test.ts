@@ -257,6 +257,27 @@ describe('namespaces', () => {
     expect(await place.netns.veths()).toEqual([]) // both ends are here
   })
 
+  test('its addresses are those that others reach it by: not of loopback, of a link, in question or second', async () => {
+    expect(await place.netns.addresses()).toEqual([addresses.hole4, addresses.hole6])
+    const holder = await hold(`
+link add left type veth peer name right
+addr add fe80::5/64 dev left nodad
+addr add 192.168.5.1/24 dev left
+addr add 192.168.5.2/24 dev left
+addr add fd05::1/64 dev left nodad preferred_lft 0
+addr add fd05::2/64 dev left nodad
+addr add 192.168.6.1/24 dev right
+addr add 169.254.9.9/16 scope link dev right
+link set lo up
+addr add 10.5.5.5/32 dev lo
+`)
+    const netns = await Netns.open(`/proc/${holder.pid}/ns/net`)
+    // The right one was made first.
+    expect(await netns.addresses()).toEqual(['192.168.6.1', 'fd05::2'])
+    netns.close()
+    await holder.stop()
+  })
+
   test('the thread keeps none alive: with the last holder its links go, connects under way or not', async () => {
     await using near = await TestNetns.make()
     const far = await hold('link set lo up')

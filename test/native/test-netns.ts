@@ -5,6 +5,8 @@ import { LineProcess } from '../helpers/line-process.ts'
 /** Addresses that the namespace answers for. Deliveries of foreign clients come from `foreign`. */
 export const addresses = {
   one4: '10.88.0.1', two4: '10.88.0.2', one6: 'fd88::1', two6: 'fd88::2', foreign4: '10.99.0.5', foreign6: 'fd99::5',
+  /** On a link that leads out. */
+  hole4: '10.77.0.1', hole6: 'fd77::1',
   /** Packets to it vanish: they are for a hardware address that nobody has. */
   blackHole4: '10.77.0.9', blackHole6: 'fd77::9',
   /** A route says so. */
