@@ -164,6 +164,7 @@ function watchGauges(metrics: ControlPlaneMetrics, report: () => ControlPlaneRep
     nodes: () => connected().length,
     behind: () => connected().filter((node) => !node.current).length,
     nacked: () => connected().reduce((sum, node) => sum + node.nacks.length, 0),
+    nackedResponses: () => recent().nodes.reduce((sum, node) => sum + node.nacked, 0),
     workloads: () => recent().workloads,
     services: () => recent().services,
     policies: () => recent().policies,

@@ -9,6 +9,7 @@ export interface ControlPlaneGauges {
   readonly connections: () => number
   readonly behind: () => number
   readonly nacked: () => number
+  readonly nackedResponses: () => number
   readonly workloads: () => number
   readonly services: () => number
   readonly policies: () => number
@@ -25,6 +26,7 @@ const gaugeHelp: Readonly<Record<keyof ControlPlaneGauges, readonly [string, str
   connections: ['sidestep_controlplane_connections', 'TLS connections, handshakes included'],
   behind: ['sidestep_controlplane_nodes_behind', 'Connected nodes that were not sent, or did not take, all there is'],
   nacked: ['sidestep_controlplane_resources_nacked', 'Resources that a connected node refuses at this moment'],
+  nackedResponses: ['sidestep_controlplane_nacked_responses', 'Responses of which the nodes known now refused something'],
   workloads: ['sidestep_controlplane_workloads', 'Workloads published'],
   services: ['sidestep_controlplane_services', 'Services published'],
   policies: ['sidestep_controlplane_policies', 'Policies published'],
