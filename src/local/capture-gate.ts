@@ -1,6 +1,8 @@
 // Which pods are enrolled, as labels say, and whether a pod's containers may start: a pod in the mesh does not send a
 // byte before its traffic is captured, unless its owner chose `open`.
 import { capturesDns, failureMode, isEnrolled } from '../model/enrolment.ts'
+import { readNameSearch } from '../model/resolv-conf.ts'
+import { resolvConf } from './environment.ts'
 import type { Pod } from './pod.ts'
 
 type Labels = Readonly<Record<string, string>>
@@ -20,7 +22,7 @@ export class CaptureGate {
   enrol(pod: Pod): void {
     const { agent } = pod.options.node
     if (!agent || pod.isTerminating || pod.netns === undefined) return
-    const { uid, namespace, name } = pod.options
+    const { uid, namespace, name, spec, hostResolvConf } = pod.options
     const labels = this.#namespaceLabels(namespace)
     if (!isEnrolled(labels, pod.labels)) {
       if (agent.stateOf(uid).t !== 'absent') void agent.remove(uid)
@@ -34,6 +36,7 @@ export class CaptureGate {
       ips: [...pod.facts.ips],
       failureMode: failureMode(labels, pod.labels),
       dns: capturesDns(labels, pod.labels),
+      ...((spec.dnsPolicy !== 'ClusterFirst' || spec.dnsConfig) && { nameSearch: readNameSearch(resolvConf(spec, namespace, hostResolvConf)) }),
       probePorts: pod.probePorts,
     })
   }

@@ -24,6 +24,8 @@ export const podEnrolmentSchema = z.strictObject({
   failureMode: failureModeSchema,
   /** Whether DNS over UDP is captured too. */
   dns: z.boolean(),
+  /** What its resolv.conf says of searching for names; absent where that is what Kubernetes gives to pods of its namespace. */
+  nameSearch: z.strictObject({ searchDomains: z.array(z.string().min(1).max(253)).max(32), ndots: z.int().min(0).max(15) }).optional(),
   /** Ports on which the kubelet probes this pod: plaintext from the node's own kubelet passes there, nowhere else. */
   probePorts: z.array(portSchema).max(64),
 })

@@ -82,7 +82,7 @@ export class PodProxy {
     this.#traffic = new PodTraffic(pod, netns, parts, this.#logger)
     this.#dns = new DnsProxy({
       netns, redirection: parts.redirection, resolver: parts.resolver, limit: parts.limit, onQuery: parts.onDnsQuery, logger: this.#logger,
-      client: { namespace: pod.namespace, searchDomains: clusterSearchDomains(pod.namespace, parts.clusterDomain) },
+      client: { namespace: pod.namespace, ...(pod.nameSearch ?? { searchDomains: clusterSearchDomains(pod.namespace, parts.clusterDomain) }) },
       dialTcp: (server) => this.#traffic.open(server),
     })
     this.#tunnels = parts.identities && this.#tunnelServer(parts.identities)

@@ -18,6 +18,9 @@ beforeAll(async () => {
     .yaml(podYaml('client', { namespace: 'shop', node: 'node-a' }))
     .yaml(podYaml('abroad', { namespace: 'other', node: 'node-b' }))
     .yaml(podYaml('own-dns', { namespace: 'shop', node: 'node-a', labels: { 'sidestep.dev/dns': 'disabled' } }))
+    .yaml(podYaml('picky', { namespace: 'shop', node: 'node-a', spec: {
+      dnsPolicy: 'None', dnsConfig: { nameservers: ['10.96.0.10'], searches: ['example.com'], options: [{ name: 'ndots', value: '1' }] },
+    } }))
     .yaml(podYaml('web', { namespace: 'shop', node: 'node-b', labels: { app: 'web' }, command: whoServer() }))
     .yaml(podYaml('db-0', { namespace: 'shop', node: 'node-b', labels: { app: 'db' }, spec: { hostname: 'db-0', subdomain: 'db' } }))
     .yaml(podYaml('db-1', { namespace: 'shop', node: 'node-a', labels: { app: 'db' }, spec: { hostname: 'db-1', subdomain: 'db' } }))
@@ -74,6 +77,14 @@ describe('a captured pod finds', () => {
     expect(await dig('client', '-x', '10.96.0.77')).toEqual(['web.shop.svc.cluster.local.'])
     expect(await dig('client', '-x', ip('client'))).toEqual([`${ip('client').replaceAll('.', '-')}.shop.pod.cluster.local.`])
   })
+})
+
+test('a pod with a search list of its own is searched for in that one only', async () => {
+  expect(await run('picky', 'getent', 'ahostsv4', 'api')).toMatch(/^240\.0\.9\.1 /)
+  expect(await dig('picky', 'api')).toEqual(['240.0.9.1'])
+  expect(await dig('picky', 'web.shop.svc.cluster.local')).toEqual(['10.96.0.77'])
+  expect(await dig('picky', 'web')).toEqual([''])
+  expect(await dig('client', 'web')).toEqual(['10.96.0.77'])
 })
 
 test('a pod that says so has no answers but its server\'s', async () => {
