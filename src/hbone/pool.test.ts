@@ -232,6 +232,21 @@ describe('retry', () => {
     if (code !== 0) await expect(first).rejects.toMatchObject({ code: 'TUNNEL_CLOSED' })
   })
 
+  test('a peer that ends one connection after the other, as one being replaced does, is asked again until it stays', async () => {
+    const { open, retried } = await startScripted((stream, session, nth) => {
+      if (nth <= 10) session.goaway(0, 0)
+      else stream.respond({ ':status': 200 })
+    })
+    await open()
+    expect(retried).toEqual(Array(10).fill('goaway'))
+  })
+
+  test('but not for ever: one that ends every connection is given up', async () => {
+    const { open, count } = await startScripted((_, session) => session.goaway(0, 0))
+    await expect(open()).rejects.toMatchObject({ code: 'TUNNEL_CLOSED', retry: 'always' })
+    expect(count()).toBe(16)
+  })
+
   test('what the peer may have acted upon is not', async () => {
     const { open, retried, count } = await startScripted((_, session) => session.destroy())
     await expect(open()).rejects.toMatchObject({ code: 'TUNNEL_CLOSED', retry: 'ifReused' })

@@ -92,8 +92,13 @@ export interface PoolConnection {
 
 type PoolState = { readonly t: 'open' } | { readonly t: 'draining' } | { readonly t: 'closed' }
 
-/** A request that a connection's end overtook is tried this often; one that the peer looked at and sent back, once more. */
-const maxAttempts = { closedBefore: 4, goaway: 4, refusedStream: 2 }
+/**
+ * A request that a connection's end overtook is tried this often; one that the peer looked at and sent back, once more. A peer that
+ * is being replaced ends all its connections, one after the other: some patience between the later attempts lets it get there.
+ */
+const maxAttempts = { closedBefore: 16, goaway: 16, refusedStream: 2 }
+const attemptsAtOnce = 4
+const pauseMs = (attempt: number): number => (attempt < attemptsAtOnce ? 0 : Math.min(250, 5 * 2 ** (attempt - attemptsAtOnce)))
 
 export class HbonePool {
   readonly #options: PoolOptions
@@ -156,6 +161,8 @@ export class HbonePool {
         }))
       }
       this.#options.events({ t: 'streamRetried', because: outcome.because })
+      const ms = pauseMs(attempt)
+      if (ms > 0) await new Promise<void>((resolve) => void this.#clock.after(ms, resolve))
     }
   }
 
