@@ -11,7 +11,7 @@ import { runCommand } from '../../src/local/command.ts'
 import { leftoversSince, snapshotMachine } from '../helpers/bpf-leftovers.ts'
 import { partNames } from './report.ts'
 import type { Report, Row } from './report.ts'
-import { inTurns, quantile, spreadOf } from './samples.ts'
+import { inRounds, inTurns, quantile, spreadOf } from './samples.ts'
 
 const program = fileURLToPath(new URL('bench.ts', import.meta.url))
 const output = mkdtempSync(join(tmpdir(), 'sidestep-bench-test-'))
@@ -34,13 +34,21 @@ describe('samples', () => {
     expect(await inTurns(3, side('a'), side('b'))).toEqual(Array.from({ length: 3 }, () => ({ baseline: 'a', measured: 'b' })))
     expect(order.join('')).toBe('abbaab')
   })
+
+  test('of many sides are taken round by round, there and back', async () => {
+    const order: string[] = []
+    const sides = ['a', 'b', 'c'].map((name) => [name, async () => order.push(name)] as const)
+    const rounds = await inRounds(2, sides, () => order.push('|'))
+    expect(order.join('')).toBe('|abc|cba')
+    expect(rounds.map((round) => round.get('a'))).toEqual([2, 8])
+  })
 })
 
 const namesOf = (rows: readonly Row[], part: string): string[] => rows.filter((row) => row.part === part).map(({ name }) => name)
 
 test('a quick run measures every part, and its JSON says what the table shows', async () => {
   const before = await snapshotMachine()
-  const run = await runCommand([process.execPath, program, '--quick', '--output', output], { timeoutMs: 110_000 })
+  const run = await runCommand([process.execPath, program, '--quick', '--no-fetch', '--output', output], { timeoutMs: 240_000 })
   expect(run.stderr).toContain('written to')
   expect(run.code).toBe(0)
   const files = readdirSync(output)
@@ -53,7 +61,7 @@ test('a quick run measures every part, and its JSON says what the table shows', 
   expect(report.machine.cores).toBeGreaterThan(0)
   for (const part of partNames) expect(namesOf(report.rows, part).length, part).toBeGreaterThan(0)
   for (const row of report.rows) {
-    const spreads = [row.measured, ...(row.baseline ? [row.baseline] : []), ...(row.ratio ? [row.ratio] : [])]
+    const spreads = [row.measured, row.baseline, row.ratio, ...Object.values(row.setups ?? {}), ...Object.values(row.ratios ?? {})].filter((spread) => spread !== undefined)
     for (const { median, min, max, samples } of spreads) {
       expect(samples.length, row.name).toBeGreaterThan(0)
       expect(Number.isFinite(median), row.name).toBe(true)
@@ -64,18 +72,19 @@ test('a quick run measures every part, and its JSON says what the table shows', 
     expect(row.unit).not.toBe('')
     expect(run.stdout).toContain(row.name)
   }
-  for (const part of ['throughput', 'pingpong', 'connections', 'hooks']) {
-    expect(report.rows.filter((row) => row.part === part && row.baseline && row.ratio).length, part).toBeGreaterThan(0)
+  expect(report.rows.filter((row) => row.part === 'hooks' && row.baseline && row.ratio).length).toBeGreaterThan(0)
+  for (const part of ['throughput', 'pingpong', 'connections', 'memory']) {
+    for (const row of report.rows.filter((row) => row.part === part)) {
+      expect(Object.keys(row.setups ?? {}), row.name).toEqual(expect.arrayContaining(['passthrough', 'mesh', 'tunnel']))
+    }
   }
-  expect(report.bytes.baseline).toBeGreaterThan(0)
-  expect(report.bytes.measured).toBeGreaterThan(0)
-  expect(report.bytes.ztunnels).toBeGreaterThanOrEqual(2 * report.bytes.measured)
+  for (const setup of ['none', 'passthrough', 'mesh', 'tunnel']) expect(report.bytes[setup], setup).toBeGreaterThan(0)
   expect(await leftoversSince(before)).toEqual([])
-}, 150_000)
+}, 280_000)
 
 test.each([['SIGINT', 130], ['SIGTERM', 143]] as const)('%s in the middle ends it and removes what it made', async (signal, status) => {
   const before = await snapshotMachine()
-  const child = spawn(process.execPath, [program, '--quick', '--only', 'memory,hooks', '--output', output], { stdio: ['ignore', 'ignore', 'pipe'] })
+  const child = spawn(process.execPath, [program, '--quick', '--no-fetch', '--only', 'memory,hooks', '--output', output], { stdio: ['ignore', 'ignore', 'pipe'] })
   let stderr = ''
   const ended = once(child, 'exit') as Promise<[number | null]>
   child.stderr.setEncoding('utf8').on('data', (text: string) => {

@@ -12,16 +12,19 @@ import type { PartName, Report, Row } from './report.ts'
 import { measureScale } from './scale.ts'
 import { full, quick } from './settings.ts'
 import type { Bench } from './settings.ts'
+import { findRivals } from './rivals/pair.ts'
+import type { Rivals } from './rivals/pair.ts'
 import { Traffic } from './traffic.ts'
 import { Undo } from './undo.ts'
 
-const help = `usage: npm run bench -- [--quick] [--only PART[,PART...]] [--output DIRECTORY]
+const help = `usage: npm run bench -- [--quick] [--only PART[,PART...]] [--no-fetch] [--output DIRECTORY]
 
 Measures plain pods against captured pods on this machine, in turns, and what a large mesh asks of the control plane and of a
 node, and prints a table.
 
   --only PARTS         some of: ${partNames.join(', ')}
   --quick              a smoke run: shows that all works, and nothing about speed
+  --no-fetch           compares with nginx and Envoy only if an earlier run has fetched them
   --output DIRECTORY   where the JSON goes; build/bench unless told
   --help               this text
 
@@ -50,17 +53,17 @@ async function inItsOwn<T>(bench: Bench, outer: Undo, run: (bench: Bench) => Pro
   }
 }
 
-async function measure(bench: Bench, outer: Undo): Promise<Pick<Report, 'rows' | 'bytes'>> {
+async function measure(bench: Bench, outer: Undo, rivals: Rivals): Promise<Pick<Report, 'rows' | 'bytes'>> {
   const rows: Row[] = []
-  let bytes: Report['bytes'] = { baseline: 0, measured: 0, ztunnels: 0 }
+  let bytes: Report['bytes'] = {}
   if (trafficParts.some((part) => bench.parts.has(part))) {
     await inItsOwn(bench, outer, async (own) => {
-      const traffic = await Traffic.start(own)
+      const traffic = await Traffic.start(own, rivals)
       for (const part of trafficParts) if (bench.parts.has(part)) rows.push(...(await traffic[part]()))
       bytes = await traffic.carried()
     })
   }
-  if (bench.parts.has('memory')) rows.push(...(await inItsOwn(bench, outer, measureMemory)))
+  if (bench.parts.has('memory')) rows.push(...(await inItsOwn(bench, outer, (own) => measureMemory(own, rivals))))
   if (bench.parts.has('enrolment')) rows.push(...(await inItsOwn(bench, outer, measureEnrolment)))
   if (bench.parts.has('hooks')) rows.push(...(await inItsOwn(bench, outer, measureHooks)))
   if (bench.parts.has('scale')) rows.push(...(await inItsOwn(bench, outer, (own) => measureScale(own))))
@@ -69,7 +72,7 @@ async function measure(bench: Bench, outer: Undo): Promise<Pick<Report, 'rows' |
 
 async function main(undo: Undo): Promise<void> {
   const { values } = parseArgs({
-    options: { quick: { type: 'boolean' }, only: { type: 'string' }, output: { type: 'string' }, help: { type: 'boolean' } },
+    options: { quick: { type: 'boolean' }, only: { type: 'string' }, output: { type: 'string' }, 'no-fetch': { type: 'boolean' }, help: { type: 'boolean' } },
   })
   if (values.help === true) {
     process.stdout.write(help)
@@ -92,7 +95,11 @@ async function main(undo: Undo): Promise<void> {
   if (strangers > 0) notes.push(`${strangers} programs of others were attached to the root of the cgroups all the while; they are in both columns.`)
   progress('building the load generator')
   await buildApps()
-  const measured = await measure(bench, undo)
+  const isCompared = [...trafficParts, 'memory' as const].some((part) => parts.has(part))
+  if (isCompared) progress('looking for what is compared with')
+  const { rivals, notes: rivalNotes } = isCompared ? await findRivals(values['no-fetch'] !== true) : { rivals: new Map<never, never>(), notes: [] }
+  notes.push(...rivalNotes)
+  const measured = await measure(bench, undo, rivals)
   const report: Report = {
     startedAt: date.toISOString(), seconds: (performance.now() - startedAt) / 1000, command: ['npm run bench', ...commandLine()].join(' '),
     isQuick, machine, ...measured, notes,

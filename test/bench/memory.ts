@@ -1,53 +1,63 @@
-// Memory of both ztunnels with open, idle connections between two captured pods; in a world of its own, because what a
-// process once used it does not always give back.
+// Memory of the processes that carry, with open, idle connections between two pods; each pair in a world of its own, because
+// what a process once used it does not always give back.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { isHolding, startHold, startLoadPeer } from '../helpers/apps.ts'
-import { World } from '../helpers/meshed-world.ts'
+import { isHolding, startHold } from '../helpers/apps.ts'
 import { MeshError } from '../../src/core/errors.ts'
 import { residentBytes } from './process-usage.ts'
-import { single } from './report.ts'
+import { compareSetups } from './report.ts'
 import type { Row } from './report.ts'
+import type { Rivals } from './rivals/pair.ts'
 import type { Bench } from './settings.ts'
+import { setupNames, setupTitles, startMeshed, startPlain } from './setups.ts'
+import type { Setup, SetupName } from './setups.ts'
+import { Undo } from './undo.ts'
 
-const nodes = ['node-a', 'node-b'] as const
-const sides = { 'node-a': "the client's node", 'node-b': "the server's node" } as const
+const sides = ["the client's node", "the server's node"] as const
 
-export async function measureMemory(bench: Bench): Promise<Row[]> {
-  const world = await bench.undo.start(
-    World.start([{ name: 'client', node: 'node-a' }, { name: 'server', node: 'node-b' }]),
-    (made) => made[Symbol.asyncDispose](),
-  )
-  const peer = await bench.undo.start(startLoadPeer(0, [], world.inside('server')), (made) => made[Symbol.asyncDispose]())
-  const pids = { 'node-a': (await world.ztunnel('node-a')).pid, 'node-b': (await world.ztunnel('node-b')).pid }
-  const bytes: Record<(typeof nodes)[number], number[]> = { 'node-a': [], 'node-b': [] }
+export async function measureMemory(bench: Bench, rivals: Rivals): Promise<Row[]> {
+  /** By setup: for each number of connections, the bytes of the client's and of the server's process. */
+  const taken = new Map<SetupName, number[][]>()
+  for (const name of setupNames) {
+    if (name === 'none' || (name !== 'mesh' && name !== 'passthrough' && !rivals.has(name))) continue
+    const undo = new Undo()
+    bench.undo.add(() => undo.run())
+    try {
+      const own = { ...bench, undo }
+      const setup = name === 'mesh' || name === 'passthrough' ? await startMeshed(own, name) : (await startPlain(own, rivals, [name])).find((made) => made.name === name)
+      if (setup) taken.set(name, await measureSetup(own, setup))
+    } finally {
+      await undo.run()
+    }
+  }
+  return sides.flatMap((where, side) => rowsOf(bench.held, taken, where, side))
+}
+
+async function measureSetup(bench: Bench, setup: Setup): Promise<number[][]> {
+  const taken: number[][] = []
   let held = 0
   for (const count of bench.held) {
-    bench.progress(`memory at ${count.toLocaleString('en')} connections`)
+    bench.progress(`memory at ${count.toLocaleString('en')} connections, ${setupTitles[setup.name]}`)
     if (count > held) {
-      const hold = await bench.undo.start(
-        startHold([world.ip('server'), peer.port, count - held, '--seconds', 600], world.inside('client')),
-        (made) => made.stop(),
-      )
-      const { connected } = await hold.waitFor(isHolding, 120_000)
-      if (connected !== count - held) throw new MeshError('COMMAND_FAILED', `only ${held + connected} of ${count} connections could be opened`)
+      const hold = await bench.undo.start(startHold([setup.host, setup.port, count - held, '--seconds', 600], setup.client), (made) => made.stop())
+      const { connected } = await hold.waitFor(isHolding, 180_000)
+      if (connected !== count - held) throw new MeshError('COMMAND_FAILED', `only ${held + connected} of ${count} connections could be opened (${setup.name})`)
       held = count
     }
     await sleep(bench.settleMs)
-    for (const node of nodes) {
-      const { connections } = await world.ztunnel(node)
-      if (connections.open !== held) throw new MeshError('COMMAND_FAILED', `the ztunnel of ${node} has ${connections.open} connections, not ${held}`)
-      bytes[node].push(residentBytes(pids[node]))
-    }
+    taken.push(setup.pids.map(residentBytes))
   }
-  return nodes.flatMap((node) => rowsOf(bench.held, bytes[node], sides[node]))
+  await setup.prove({ open: held })
+  return taken
 }
 
-function rowsOf(held: readonly number[], bytes: readonly number[], where: string): Row[] {
-  const first = bytes[0] ?? Number.NaN
-  const last = bytes.at(-1) ?? Number.NaN
+function rowsOf(held: readonly number[], taken: ReadonlyMap<SetupName, readonly (readonly number[])[]>, where: string, side: number): Row[] {
+  const pick = (at: number): ReadonlyMap<SetupName, number> => new Map([...taken].map(([name, bytes]) => [name, bytes[at]?.[side] ?? Number.NaN]))
+  const first = pick(0)
+  const last = pick(held.length - 1)
   const connections = (held.at(-1) ?? 0) - (held[0] ?? 0)
+  const perConnection = new Map([...last].map(([name, bytes]) => [name, (bytes - (first.get(name) ?? Number.NaN)) / connections]))
   return [
-    ...held.map((count, i) => single('memory', `memory of the ztunnel of ${where}, ${count.toLocaleString('en')} connections`, 'MiB', (bytes[i] ?? Number.NaN) / 2 ** 20)),
-    single('memory', `memory of the ztunnel of ${where}, per connection`, 'KiB', (last - first) / connections / 1024),
+    ...held.map((count, i) => compareSetups('memory', `memory, ${where}, ${count.toLocaleString('en')} connections`, 'MiB', [pick(i)], (bytes) => bytes / 2 ** 20)),
+    compareSetups('memory', `memory, ${where}, per connection`, 'KiB', [perConnection], (bytes) => bytes / 1024),
   ]
 }

@@ -6,6 +6,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { spreadOf } from './samples.ts'
 import type { Pair, Spread } from './samples.ts'
+import { setupNames, setupTitles } from './setups.ts'
+import type { SetupName } from './setups.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
@@ -21,6 +23,10 @@ export interface Row {
   readonly measured: Spread
   /** Measured by baseline, round by round. */
   readonly ratio?: Spread
+  /** Where several setups are compared: `measured` is the mesh's. */
+  readonly setups?: Readonly<Partial<Record<SetupName, Spread>>>
+  /** The mesh by each of the others, round by round. */
+  readonly ratios?: Readonly<Partial<Record<SetupName, Spread>>>
 }
 
 export interface Machine {
@@ -42,8 +48,8 @@ export interface Report {
   readonly isQuick: boolean
   readonly machine: Machine
   readonly rows: readonly Row[]
-  /** What was carried in all, as told by the load generator's peer and by the ztunnels themselves. */
-  readonly bytes: { readonly baseline: number; readonly measured: number; readonly ztunnels: number }
+  /** Payload carried by each setup, as the load generator's peer counted it. */
+  readonly bytes: Readonly<Record<string, number>>
   readonly notes: readonly string[]
 }
 
@@ -56,6 +62,23 @@ export function compare<T>(part: PartName, name: string, unit: string, pairs: re
     baseline: spreadOf(pairs.map(({ baseline }) => pick(baseline))),
     measured: spreadOf(pairs.map(({ measured }) => pick(measured))),
     ratio: spreadOf(pairs.map(({ baseline, measured }) => pick(measured) / pick(baseline))),
+  }
+}
+
+/** A row of several setups; `pick` says what to take from a measurement. Ratios are those of the mesh by each of the others. */
+export function compareSetups<T>(part: PartName, name: string, unit: string, rounds: readonly ReadonlyMap<SetupName, T>[], pick: (side: T) => number): Row {
+  const of = (setup: SetupName): number[] => rounds.flatMap((round) => {
+    const side = round.get(setup)
+    return side === undefined ? [] : [pick(side)]
+  })
+  const present = setupNames.filter((setup) => of(setup).length > 0)
+  const mesh = of('mesh')
+  // What grew by nothing at all has no ratio.
+  const ratio = (setup: SetupName): Spread => spreadOf(of(setup).map((value, i) => (mesh[i] ?? Number.NaN) / value).filter(Number.isFinite))
+  return {
+    part, name, unit, measured: spreadOf(mesh),
+    setups: Object.fromEntries(present.map((setup) => [setup, spreadOf(of(setup))])),
+    ratios: Object.fromEntries(present.filter((setup) => setup !== 'mesh' && ratio(setup).samples.length > 0).map((setup) => [setup, ratio(setup)])),
   }
 }
 
@@ -98,14 +121,13 @@ function cell(spread: Spread | undefined): string {
   return spread.samples.length < 2 ? figure(spread.median) : `${figure(spread.median)} (${figure(spread.min)} to ${figure(spread.max)})`
 }
 
-const headings: Readonly<Record<'compared' | 'hooks' | 'single', readonly [string, string]>> = {
-  compared: ['no mesh', 'passthrough'],
+const headings: Readonly<Record<'hooks' | 'single', readonly [string, string]>> = {
   hooks: ['no hooks', 'hooks attached'],
   single: ['', 'measured'],
 }
 
 function headingOf(row: Row): keyof typeof headings {
-  return row.part === 'hooks' ? 'hooks' : row.baseline ? 'compared' : 'single'
+  return row.part === 'hooks' ? 'hooks' : 'single'
 }
 
 /** As Markdown, so that it reads the same in a terminal and in docs/bench.md. */
@@ -117,13 +139,17 @@ export function table(report: Report): string {
     `Linux ${machine.kernel}, ${machine.cores} cores (${machine.cpu}), ${gigabytes} GiB, Node.js ${machine.node}, load before ${figure(machine.loadBefore)}`,
     'Machines are noisy: the ratios, taken pair by pair in one run, count; the figures themselves only say what machine this was.',
   ]
+  const compared = report.rows.filter((row) => row.setups)
+  if (compared.length > 0) {
+    lines.push('', ...setupTable(compared, 'setups', 'Medians of the rounds'), '', ...setupTable(compared, 'ratios', 'Sidestep by each of the others'))
+  }
   let heading = ''
   let group: string[][] = []
   const flush = (): void => {
     if (group.length > 0) lines.push('', ...aligned(group))
     group = []
   }
-  for (const row of report.rows) {
+  for (const row of report.rows.filter(({ setups }) => !setups)) {
     const now = headingOf(row)
     if (now !== heading) {
       flush()
@@ -137,6 +163,15 @@ export function table(report: Report): string {
   flush()
   if (report.notes.length > 0) lines.push('', ...report.notes)
   return lines.join('\n')
+}
+
+function setupTable(rows: readonly Row[], what: 'setups' | 'ratios', title: string): string[] {
+  const columns = setupNames.filter((setup) => rows.some((row) => row[what]?.[setup]))
+  const short = (spread: Spread | undefined): string => (spread === undefined ? '' : what === 'ratios' ? cell(spread) : figure(spread.median))
+  return aligned([
+    [title, 'unit', ...columns.map((setup) => setupTitles[setup])],
+    ...rows.map((row) => [row.name, what === 'ratios' ? 'ratio' : row.unit, ...columns.map((setup) => short(row[what]?.[setup]))]),
+  ])
 }
 
 function aligned(rows: readonly (readonly string[])[]): string[] {

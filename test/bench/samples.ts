@@ -42,3 +42,15 @@ export async function inTurns<T>(rounds: number, baseline: () => Promise<T>, mea
   }
   return pairs
 }
+
+/** Measures every side once a round, A B C, C B A, A B C: none is always the one that follows another. */
+export async function inRounds<K, T>(rounds: number, sides: readonly (readonly [K, () => Promise<T>])[], onRound: (round: number) => void): Promise<ReadonlyMap<K, T>[]> {
+  const all: ReadonlyMap<K, T>[] = []
+  for (let round = 1; round <= rounds; round++) {
+    onRound(round)
+    const taken = new Map<K, T>()
+    for (const [name, measure] of round % 2 === 1 ? sides : sides.toReversed()) taken.set(name, await measure())
+    all.push(taken)
+  }
+  return all
+}

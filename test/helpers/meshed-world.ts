@@ -31,15 +31,15 @@ export class World implements AsyncDisposable {
     this.#pods = new Map(pods.map((pod) => [pod.name, pod]))
   }
 
-  /** `more` is further YAML; `ztunnelCommand` stands in for our own start of the ztunnel. */
-  static async start(pods: readonly PodSpec[], more = '', ztunnelCommand?: readonly string[]): Promise<World> {
+  /** `more` is further YAML; `ztunnelCommand` stands in for our own start of the ztunnel; without control plane all is passthrough, without mesh there are only pods. */
+  static async start(pods: readonly PodSpec[], more = '', ztunnelCommand?: readonly string[], { mesh: isMeshed = true, controlPlane = true } = {}): Promise<World> {
     const namespaces = [
       'apiVersion: v1\nkind: Namespace\nmetadata: {name: closed, labels: {sidestep.dev/mesh: enabled}}',
       'apiVersion: v1\nkind: Namespace\nmetadata: {name: open, labels: {sidestep.dev/mesh: enabled, sidestep.dev/failure-mode: open}}',
       'apiVersion: v1\nkind: Namespace\nmetadata: {name: plain}',
     ]
     const manifests = [...namespaces, ...pods.map(manifestOf), ...(more === '' ? [] : [more])].join('\n---\n')
-    const mesh = await LocalMesh.start({ name: uniqueName('w'), manifests, logger: silentLogger, ...(ztunnelCommand && { ztunnelCommand }) })
+    const mesh = await LocalMesh.start({ name: uniqueName('w'), manifests, logger: silentLogger, mesh: isMeshed, controlPlane, ...(ztunnelCommand && { ztunnelCommand }) })
     try {
       await mesh.waitReady(30_000)
     } catch (error) {
