@@ -58,16 +58,6 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServers> {
   }
 }
 
-/** The unix socket alone, with state and readiness. */
-export function serveAdmin(path: string, state: () => unknown, isReady: () => boolean): Promise<Listener> {
-  return listenUnix(path, safely((request, response) => {
-    if (request.method !== 'GET') answerJson(response, 405, { error: 'only GET is served' })
-    else if (request.url === '/state') answerJson(response, 200, state())
-    else if (request.url === '/ready') answerJson(response, isReady() ? 200 : 503, { ready: isReady() })
-    else answerJson(response, 404, { error: 'try /state or /ready' })
-  }))
-}
-
 function guarded(handler: Handler): Handler {
   return (request, response) => {
     const because = refusalOfBrowser(request)
