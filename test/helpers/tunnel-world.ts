@@ -114,6 +114,12 @@ export class TunnelWorld implements AsyncDisposable {
     return found
   }
 
+  /** Gives a running pod other labels beside its own; it is not made anew for that. */
+  relabel(name: string, labels: Readonly<Record<string, string>>): void {
+    const plan = this.plan(name)
+    this.mesh.apply(podYaml(name, { ...plan, labels: { ...plan.labels, ...labels } }))
+  }
+
   identity(name: string): string {
     return identityOf(name, this.plan(name))
   }
