@@ -10,6 +10,8 @@ const delayBuckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 export function processMetrics(metrics: ZtunnelMetrics, version: string): () => void {
   const { registry } = metrics
   collectDefaultMetrics({ register: registry })
+  // The sums of gauges that are there by type already, under names that Prometheus' own linter objects to.
+  for (const what of ['resources', 'handles', 'requests']) registry.removeSingleMetric(`nodejs_active_${what}_total`)
   new Gauge({ name: 'istio_build', help: 'What runs here', labelNames: ['component', 'tag'], registers: [registry] }).set({ component: 'ztunnel', tag: version }, 1)
   // Not by perf_hooks: reading its histogram without resetting it gives no distribution of what came since, and a reset
   // forgets the delay that is just ending, which is the one that matters.
