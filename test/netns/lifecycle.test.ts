@@ -90,7 +90,7 @@ test('connections being carried go on when their pod is released', async () => {
   await eventually('the pod is released, and drains', async () => (await world.ztunnel('node-a')).draining === 1)
   expect((await world.ztunnel('node-a')).connections.open).toBeGreaterThanOrEqual(5)
   await carried.stop()
-  await eventually('the last has ended', async () => (await world.ztunnel('node-a')).draining === 0)
+  await eventually('the last has ended', async () => (await world.ztunnel('node-a')).draining === 0, 30_000)
 })
 
 test('a pod captured again while its old connections drain keeps its way home', async () => {
@@ -104,7 +104,7 @@ test('a pod captured again while its old connections drain keeps its way home', 
   label('plain', 'enabled')
   await eventually('the pod is captured again', () => isKnown('stranger'))
   await held.stop()
-  await eventually('the last of old has ended', async () => (await world.ztunnel('node-a')).draining === 0)
+  await eventually('the last of old has ended', async () => (await world.ztunnel('node-a')).draining === 0, 30_000)
   expect(await runProbe('connect', [world.ip('stranger'), 7006, '--send', 'x', '--timeout', '2000'], world.inside('outside'))).toMatchObject({ ok: true, reply: 'x' })
   expect((await world.counts('stranger')).inbound).toBe(1)
   label('plain', 'disabled')
