@@ -199,6 +199,24 @@ test('what does not fit is cut over UDP, by what the client takes, and whole ove
   }
 })
 
+test('addresses come in every order, each once, and any of many may be among the few that fit', () => {
+  const ips = Array.from({ length: 300 }, (_, i) => `10.0.${i >> 8}.${i & 255}`)
+  hosts.set('many.shop.svc.cluster.local', host('many.shop.svc.cluster.local', { ips }))
+  try {
+    const random = new Resolver(names)
+    const seen = new Set<unknown>()
+    for (let i = 0; i < 300; i++) {
+      const resolution = random.resolve(question('many.shop.svc.cluster.local', 'A'), client, i === 0 ? 'tcp' : 'udp')
+      const list = resolution.kind === 'answer' ? (decode(resolution.message).answers ?? []).map((each) => ('data' in each ? each.data : undefined)) : []
+      expect(new Set(list).size).toBe(i === 0 ? 300 : Math.floor((512 - 12 - 32 - 1) / 16))
+      if (i > 0) for (const ip of list) seen.add(ip)
+    }
+    expect(seen.size).toBe(300)
+  } finally {
+    hosts.delete('many.shop.svc.cluster.local')
+  }
+})
+
 const anyName = fc.oneof(fc.domain(), fc.constantFrom('web', 'db-0.db.shop', 'alias.shop', 'x.example.org', 'api.example.com.cluster.local', '_sql._tcp.db'))
 const anyQuery = fc.record({
   name: anyName, type: fc.constantFrom('A', 'AAAA', 'SRV', 'PTR', 'TXT', 'CNAME'), id: fc.nat(65_535), size: fc.option(fc.nat(65_535)),

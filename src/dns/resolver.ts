@@ -141,17 +141,18 @@ export class Resolver {
     return target === undefined ? undefined : [{ type: 'PTR', ttl: this.#ttl, target }]
   }
 
-  /** At most `count` of the list, in random order (Fisher and Yates). */
+  /** At most `count` of the list, in random order: Fisher and Yates, with a note of each exchange instead of a copy of all. */
   #sample(list: readonly string[], count: number): string[] {
-    const copy = [...list]
-    const wanted = Math.min(count, copy.length)
-    for (let i = 0; i < wanted; i++) {
-      const j = i + Math.floor(this.#random() * (copy.length - i))
-      const [a, b] = [copy[i], copy[j]]
-      if (a !== undefined && b !== undefined) [copy[i], copy[j]] = [b, a]
+    const sample: string[] = []
+    const moved = new Map<number, string>()
+    for (let i = 0; i < Math.min(count, list.length); i++) {
+      const j = i + Math.floor(this.#random() * (list.length - i))
+      const [here, there] = [moved.get(i) ?? list[i], moved.get(j) ?? list[j]]
+      if (here === undefined || there === undefined) break
+      sample.push(there)
+      moved.set(j, here)
     }
-    copy.length = wanted
-    return copy
+    return sample
   }
 }
 
