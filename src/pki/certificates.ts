@@ -69,6 +69,7 @@ export class CertificateManager implements CertificateSource {
   readonly #queue: FetchQueue
   readonly #entries = new Map<string, Entry>()
   readonly #listeners = new Set<(identity: Identity) => void>()
+  readonly #restored = new Map<string, CertifiedKey>()
   #rootsPem: readonly string[] = []
   #isClosed = false
 
@@ -82,6 +83,11 @@ export class CertificateManager implements CertificateSource {
   /** Fetches ahead of need, and keeps the certificate fresh until forget(). */
   prefetch(identity: Identity): void {
     this.#entryFor(identity, 'warmup')
+  }
+
+  /** Certificates of an earlier process: used where their identity is asked for, and renewed as if they had just come. */
+  restore(certificates: readonly CertifiedKey[]): void {
+    for (const certified of certificates) this.#restored.set(formatIdentity(certified.identity), certified)
   }
 
   /** The last workload of the identity has left the node: no renewal, and whoever waits is told. */
@@ -162,7 +168,11 @@ export class CertificateManager implements CertificateSource {
     const state: CertificateState = { t: 'waiting', priority }
     const entry: Entry = { identity, key, state, attempts: 0, stopTimer: () => undefined, waiters: new Set() }
     this.#entries.set(key, entry)
-    if (!this.#isClosed) this.#enqueue(entry, priority)
+    if (this.#isClosed) return entry
+    const restored = this.#restored.get(key)
+    this.#restored.delete(key)
+    if (restored && this.#clock.nowMs() < restored.notAfterMs) this.#install(entry, restored, this.#clock.nowMs())
+    else this.#enqueue(entry, priority)
     return entry
   }
 

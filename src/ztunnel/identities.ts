@@ -1,10 +1,11 @@
 // The identities of the pods on this node: their certificates, kept fresh for as long as a pod needs them, and the rules by
 // which peers are believed. Never gives a certificate to anybody but the pod's own proxy.
-import type { CertificateSource, PeerVerifier } from '../core/certificates.ts'
+import type { CertificateSource, CertifiedKey, PeerVerifier } from '../core/certificates.ts'
 import { formatIdentity } from '../core/identity.ts'
 import type { Identity } from '../core/identity.ts'
 import type { Logger } from '../core/log.ts'
 import type { PodEnrolment } from '../model/enrolment.ts'
+import { CertificateKeeper, loadCertificates } from '../pki/certificate-file.ts'
 import { CertificateManager } from '../pki/certificates.ts'
 import type { CertificateAuthorityClient, CertificateManagerOptions } from '../pki/certificates.ts'
 import { RevocationList } from '../pki/crl.ts'
@@ -19,6 +20,8 @@ export interface NodeIdentitiesOptions {
   readonly ttlSeconds: number
   /** Empty for none. */
   readonly crlFile: string
+  /** Keeps certificates and keys for a start without the CA; mode 0600. */
+  readonly certificatesFile: string
   readonly logger: Logger
   readonly manager?: Partial<CertificateManagerOptions>
 }
@@ -31,12 +34,16 @@ export class NodeIdentities {
   readonly #onRevocation = new Set<() => void>()
   /** How many pods need an identity's certificate. */
   readonly #users = new Map<string, number>()
+  readonly #keeper: CertificateKeeper
   #crlFile: CrlFile | undefined
 
   constructor(options: NodeIdentitiesOptions) {
     this.#options = options
     const revocation = (chain: readonly Uint8Array[]): string | undefined => this.#revoked.check(chain)
     this.manager = new CertificateManager({ ca: options.ca, logger: options.logger, ttlSeconds: options.ttlSeconds, revocation, ...options.manager })
+    const current = (): CertifiedKey[] => this.manager.states().flatMap(({ identity }) => this.manager.peek(identity) ?? [])
+    this.#keeper = new CertificateKeeper(options.certificatesFile, current, options.logger)
+    this.manager.onChange(() => this.#keeper.changed())
     this.manager.onChange(() => this.#revoked.setRoots(readRoots(this.manager.rootsPem)))
     const trustDomains = [options.trustDomain, ...options.trustDomainAliases]
     this.verifier = {
@@ -48,9 +55,10 @@ export class NodeIdentities {
     }
   }
 
-  /** Reads the revocation list and watches it. Never rejects. */
+  /** Takes over what an earlier process kept, reads the revocation list and watches it. Never rejects. */
   async start(): Promise<void> {
-    const { crlFile, logger } = this.#options
+    const { crlFile, certificatesFile, logger } = this.#options
+    this.manager.restore(await loadCertificates(certificatesFile, Date.now(), logger))
     if (crlFile === '') return
     this.#crlFile = await watchCrlFile({ path: crlFile, list: this.#revoked, logger, onChange: () => this.#announceRevocation() })
   }
@@ -101,8 +109,9 @@ export class NodeIdentities {
     this.manager.forget(identity)
   }
 
-  close(): void {
+  async close(): Promise<void> {
     this.#crlFile?.stop()
+    await this.#keeper.close()
     this.manager.close()
   }
 }

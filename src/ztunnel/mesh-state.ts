@@ -1,6 +1,5 @@
 // What this node knows of the mesh, kept in step with the control plane and with a file, so that a start without the
 // control plane serves what was known last. Answers questions about it; carries nothing and decides about no connection.
-import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Logger } from '../core/log.ts'
 import { MeshError } from '../core/errors.ts'
@@ -20,6 +19,7 @@ const ownWorkloadTimeoutMs = 5_000
 export interface MeshStateOptions {
   /** Undefined: no control plane, so nobody is known and everything is passed through. */
   readonly xds: Omit<XdsClientOptions, 'onDelta' | 'onChanged' | 'logger'> | undefined
+  /** Exists. */
   readonly stateDirectory: string
   readonly clusterId: string
   readonly network: string
@@ -67,7 +67,6 @@ export class MeshState {
     const client = this.#client
     if (!client) return
     const { logger } = this.#options
-    mkdirSync(this.#options.stateDirectory, { recursive: true, mode: 0o700 })
     const saved = await loadState(this.#stateFile)
     if (saved.ok) {
       const rejected = await client.restore(saved.value)

@@ -1,7 +1,6 @@
 // One node's ztunnel put together from its rooms: what the mesh is, who the pods are, what is captured and carried. Knows no
 // environment variables, signals or exits; src/bin/ztunnel.ts does.
 import { lookup as lookupName } from 'node:dns/promises'
-import { readFile } from 'node:fs/promises'
 import { mkdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { formatAddr } from '../core/address.ts'
@@ -18,9 +17,9 @@ import type { StoreChange } from '../model/workload-store.ts'
 import type { Workload } from '../model/workload.ts'
 import { workloadIdentity } from '../model/workload-store.ts'
 import { CaClient } from '../pki/ca-client.ts'
-import { tokenFromFile } from '../pki/tokens.ts'
 import { AgentClient } from './agent-client.ts'
 import type { Config } from './config.ts'
+import { caOptionsOf, xdsOptionsOf } from './control-plane-options.ts'
 import { ConnectionLimit, limitFromOpenFiles } from './connection-limit.ts'
 import { NodeIdentities } from './identities.ts'
 import { LiveConnections } from './live-connections.ts'
@@ -32,9 +31,7 @@ import { certificateMetrics, countedAuthority, dnsMetrics, hookMetrics, limitMet
 import type { DnsCounters } from './telemetry/component-metrics.ts'
 import { hboneEvents, poolMetrics } from './telemetry/tunnel-metrics.ts'
 import type { ZtunnelMetrics } from './telemetry/metrics.ts'
-
-/** CLUSTER_DOMAIN in Kubernetes' words. */
-const clusterDomain = 'cluster.local'
+import { ZdsClient } from './zds-client.ts'
 
 export interface ZtunnelParts {
   readonly config: Config
@@ -52,7 +49,7 @@ export class Ztunnel {
   readonly limit: ConnectionLimit
   readonly pods: PodSet
   readonly redirection: Redirection
-  readonly agent: AgentClient
+  readonly agent: AgentClient | ZdsClient
   readonly #logger: Logger
   readonly #stopEvents: () => void
 
@@ -79,8 +76,8 @@ export class Ztunnel {
     })
     this.pods = new PodSet({
       redirection, limit: this.limit, mesh: this.mesh, identities: this.identities, pool: this.pool, live: this.live, metrics, hboneEvents: events, accessLog,
-      resolver: this.mesh.hasControlPlane ? new Resolver(new MeshNames({ store: this.mesh.store, network: config.network, clusterDomain, isKnown: () => this.mesh.isKnown })) : undefined,
-      onDnsQuery: countDns(dnsMetrics(metrics)), clusterDomain,
+      resolver: this.mesh.hasControlPlane ? new Resolver(new MeshNames({ store: this.mesh.store, network: config.network, clusterDomain: config.clusterDomain, isKnown: () => this.mesh.isKnown })) : undefined,
+      onDnsQuery: countDns(dnsMetrics(metrics)), clusterDomain: config.clusterDomain,
       podCounters: podMetrics(metrics, { active: () => this.pods.captured, pending: () => this.pods.pending }),
       lookup: addressOfName, connectTimeoutMs: config.connectTimeoutMs, keepAliveSeconds: config.keepAliveSeconds, logger,
     })
@@ -89,7 +86,7 @@ export class Ztunnel {
     hookMetrics(metrics, () => redirection.counters())
     limitMetrics(metrics, this.limit)
     this.mesh.store.onChange((changes) => this.#onMeshChange(changes))
-    this.agent = new AgentClient(config.agentSocket, this.pods, logger.child({ component: 'agent' }))
+    this.agent = makeAgent(config, this.pods, logger.child({ component: 'agent' }))
     this.#stopEvents = watchEvents(redirection.maps.events, (events) => {
       for (const event of events) {
         const facts = { 'dst.addr': formatAddr(event.destination), 'src.addr': formatAddr(event.source), because: event.reason, pid: event.pid }
@@ -102,6 +99,7 @@ export class Ztunnel {
   static async start(parts: ZtunnelParts): Promise<Ztunnel> {
     const { config, logger } = parts
     mkdirSync(dirname(config.adminSocket), { recursive: true, mode: 0o700 })
+    mkdirSync(config.stateDirectory, { recursive: true, mode: 0o700 })
     const redirection = Redirection.open({
       instance: config.instance,
       nodeNetns: await Netns.open(config.hostNetns),
@@ -122,6 +120,7 @@ export class Ztunnel {
     return [
       ...(this.mesh.isKnown ? [] : ['the first answer of the control plane']),
       ...(this.agent.isSynced ? [] : ['the node agent']),
+      ...(this.agent instanceof ZdsClient && this.agent.pending > 0 ? ['pods that could not be captured'] : []),
     ]
   }
 
@@ -138,7 +137,7 @@ export class Ztunnel {
 
   /** Takes nothing new, since a successor does; resolves when everything carried has ended, or after the configured time. */
   async drain(): Promise<void> {
-    this.agent.close()
+    void this.agent.close()
     this.#logger.info({ open: this.limit.open }, 'ztunnel is finishing its connections')
     const done = this.pods.drain().then(() => this.pool?.drain())
     const { drainSeconds } = this.config
@@ -148,10 +147,10 @@ export class Ztunnel {
 
   /** What is pinned stays in force. */
   async close(): Promise<void> {
-    this.agent.close()
+    void this.agent.close()
     this.#stopEvents()
     await this.mesh.close()
-    this.identities?.close()
+    await this.identities?.close()
   }
 }
 
@@ -163,30 +162,23 @@ function isMeshed({ xdsAddress }: Config): boolean {
   return xdsAddress !== 'none'
 }
 
-function trustOf({ tokenFile, rootsFile, serverName }: Config): Pick<ConstructorParameters<typeof CaClient>[0], 'token' | 'roots' | 'serverName'> {
-  return {
-    roots: rootsFile === '' ? () => Promise.resolve(undefined) : () => readFile(rootsFile, 'utf8'),
-    ...(tokenFile !== '' && { token: tokenFromFile(tokenFile) }),
-    ...(serverName !== '' && { serverName }),
-  }
+function xdsOptions(config: Config): ConstructorParameters<typeof MeshState>[0]['xds'] {
+  return isMeshed(config) ? xdsOptionsOf(config) : undefined
 }
 
-function xdsOptions(config: Config): ConstructorParameters<typeof MeshState>[0]['xds'] {
-  if (!isMeshed(config)) return undefined
-  return {
-    ...trustOf(config), address: config.xdsAddress, clusterId: config.clusterId,
-    node: { id: `ztunnel~${config.node}~${config.node}.sidestep-system~sidestep-system.svc.cluster.local`, metadata: { NAME: config.node, NODE_NAME: config.node } },
-  }
+/** Istio's node agent where its socket is named, else our own. */
+function makeAgent({ zdsSocket: path, agentSocket, node, captureDns: dns }: Config, pods: PodSet, logger: Logger): AgentClient | ZdsClient {
+  return path === '' ? new AgentClient(agentSocket, pods, logger) : new ZdsClient({ path, pods, node, dns, failureMode: 'closed', logger })
 }
 
 function makeIdentities(config: Config, metrics: ZtunnelMetrics, logger: Logger): NodeIdentities {
-  const address = config.caAddress === '' ? config.xdsAddress : config.caAddress
   return new NodeIdentities({
-    ca: countedAuthority(metrics, new CaClient({ ...trustOf(config), address, clusterId: config.clusterId })),
+    ca: countedAuthority(metrics, new CaClient(caOptionsOf(config))),
     trustDomain: config.trustDomain,
     trustDomainAliases: config.trustDomainAliases.split(',').map((name) => name.trim()).filter((name) => name !== ''),
     ttlSeconds: config.certificateTtlSeconds,
     crlFile: config.crlFile,
+    certificatesFile: join(config.stateDirectory, 'certificates.json'),
     logger: logger.child({ component: 'pki' }),
   })
 }
