@@ -9,7 +9,6 @@ import type { Logger } from '../core/log.ts'
 import type { ExecPlan, LocalStatus, RunRequest } from '../model/local-status.ts'
 import { objectKey, type ManifestObject } from '../model/manifest.ts'
 import { manifestFiles, parseManifest, type ParsedManifest } from '../model/manifest-parse.ts'
-import type { RuntimeFacts } from '../model/running-pod.ts'
 import { maxNodes, nodeName } from './addresses.ts'
 import { EnrolmentAgent } from './agent.ts'
 import { AppliedObjects } from './applied-objects.ts'
@@ -21,6 +20,7 @@ import { ControlPlaneProcess } from './controlplane-process.ts'
 import { NodeDialer } from './dialer.ts'
 import { FactsServer } from './facts-server.ts'
 import type { LogFile } from './log-file.ts'
+import type { LocalMeshOptions } from './mesh-options.ts'
 import { endpointPods, meshStatus } from './mesh-status.ts'
 import type { Pod } from './pod.ts'
 import { PodSet } from './pod-set.ts'
@@ -33,32 +33,6 @@ import { cleanUpZtunnel, startZtunnel, ztunnelIsReady } from './ztunnel-process.
 
 const lostPodCheckMs = 2000
 const defaultStopGraceMs = 2000
-
-export interface LocalMeshOptions {
-  /** At most 32 lower-case letters, digits and dashes; one mesh of a name at a time. */
-  readonly name: string
-  /** A directory of YAML (or one file), watched for changes. */
-  readonly directory?: string
-  /** YAML applied at the start. */
-  readonly manifests?: string
-  /** Number of virtual nodes, 1 to 64; 2 unless told. */
-  readonly nodes?: number
-  /** Whether ztunnels run; bare pods otherwise. True unless told. */
-  readonly mesh?: boolean
-  /** Instead of our own: a program that speaks model/enrolment.ts on SIDESTEP_AGENT_SOCKET. */
-  readonly ztunnelCommand?: readonly string[]
-  /** Further variables of each ztunnel; they win over ours. */
-  readonly ztunnelEnvironment?: Readonly<Record<string, string>>
-  /** Whether a control plane runs beside the ztunnels; without it they pass everything through. True unless told. */
-  readonly controlPlane?: boolean
-  /** Further variables of the control plane (src/controlplane/config.ts); they win over ours. */
-  readonly controlPlaneEnvironment?: Readonly<Record<string, string>>
-  /** PATH of containers and ztunnels. */
-  readonly hostPath?: string
-  readonly logger: Logger
-  /** Called with what runs, after everything that may have changed it. */
-  readonly onFacts?: (facts: RuntimeFacts) => void
-}
 
 const defaultZtunnel = (): string[] => [process.execPath, fileURLToPath(new URL('../bin/ztunnel.ts', import.meta.url))]
 export const defaultHostPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'

@@ -135,24 +135,24 @@ export class SupervisedProcess {
   async replace(isReady: (pid: number) => Promise<boolean>): Promise<void> {
     const before = this.#run
     if (!before || this.#isStopping) throw new MeshError('COMMAND_FAILED', 'there is no process to replace; it is being started anyway')
-    const next = this.#spawn()
-    if (!next) throw new MeshError('COMMAND_FAILED', `the successor could not be started; see ${this.#logPath}`)
+    const successor = this.#spawn()
+    if (!successor) throw new MeshError('COMMAND_FAILED', `the successor could not be started; see ${this.#logPath}`)
     let hasEnded = false
-    void next.ended.then(() => (hasEnded = true))
-    this.#leaving.add(next) // until it is in force, stop() must find it
+    void successor.ended.then(() => (hasEnded = true))
+    this.#leaving.add(successor) // until it is in force, stop() must find it
     const deadline = performance.now() + replaceTimeoutMs
-    while (!await isReady(next.identity.pid)) {
+    while (!await isReady(successor.identity.pid)) {
       if (hasEnded || performance.now() > deadline || this.#isStopping) {
-        await endProcess(next.identity, 0)
-        this.#leaving.delete(next)
+        await endProcess(successor.identity, 0)
+        this.#leaving.delete(successor)
         throw new MeshError('COMMAND_FAILED', `the successor did not become ready; see ${this.#logPath}`)
       }
       await new Promise((resolve) => setTimeout(resolve, replaceLookMs))
     }
-    this.#leaving.delete(next)
-    this.#run = next
-    void next.ended.then(() => {
-      if (this.#run === next) this.#onEnd(next)
+    this.#leaving.delete(successor)
+    this.#run = successor
+    void successor.ended.then(() => {
+      if (this.#run === successor) this.#onEnd(successor)
     })
     this.#leaving.add(before)
     void before.ended.then(() => this.#leaving.delete(before))

@@ -6,7 +6,8 @@ import { stringify } from 'yaml'
 import { silentLogger } from '../../src/core/log.ts'
 import type { CommandOptions, CommandResult } from '../../src/local/command.ts'
 import { runCommand } from '../../src/local/command.ts'
-import { LocalMesh, type LocalMeshOptions } from '../../src/local/mesh.ts'
+import type { LocalMeshOptions } from '../../src/local/mesh-options.ts'
+import { LocalMesh } from '../../src/local/mesh.ts'
 
 export const meshed = { 'sidestep.dev/mesh': 'enabled' } as const
 export const testPath = process.env['PATH'] ?? ''
