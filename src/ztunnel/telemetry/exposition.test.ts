@@ -1,5 +1,6 @@
 // What Prometheus gets, of every part at once, held against the text formats' own rules (Prometheus 0.0.4 and OpenMetrics 1.0):
 // a scrape that breaks one of them loses everything.
+import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { MeshError } from '../../core/errors.ts'
@@ -11,6 +12,7 @@ import { ConnectionRecord } from './connection-record.ts'
 import { exposition, prefersOpenMetrics } from './exposition.ts'
 import { ZtunnelMetrics } from './metrics.ts'
 import { processMetrics } from './process-metrics.ts'
+import { openSpans } from './spans.ts'
 import { hboneEvents, poolMetrics } from './tunnel-metrics.ts'
 
 let metrics: ZtunnelMetrics
@@ -101,6 +103,17 @@ test('both forms keep to their rules, and have the same families', async () => {
     'istio_tcp_connections_opened_total', 'istio_tcp_sent_bytes_total', 'istio_tcp_sockets_open', 'istio_build', 'istio_xds_message_total', 'istio_dns_requests_total',
     'workload_manager_active_proxy_count', 'process_open_fds', 'process_max_fds', 'process_resident_memory_bytes', 'sidestep_event_loop_delay_seconds',
   ]))
+})
+
+test('every metric of ours is in docs/observability.md', async () => {
+  registerAll()
+  const spans = await openSpans({ endpoint: 'http://127.0.0.1:9', node: 'n', version: '1', metrics, logger: silentLogger })
+  const documentation = readFileSync(new URL('../../../docs/observability.md', import.meta.url), 'utf8')
+  const documented = new Set(documentation.match(/`[a-z_]+`/g))
+  const names = [...(await text()).matchAll(/^# TYPE (\S+) /gm)].flatMap(([, name = '']) => (/^(nodejs|process)_/.test(name) ? [] : [name]))
+  expect(names.length).toBeGreaterThan(40)
+  expect(names.filter((name) => !documented.has(`\`${name}\``))).toEqual([])
+  await spans.close()
 })
 
 test('tunnels: handshakes, what pooling saved, and depths', async () => {
