@@ -12,6 +12,7 @@ import { Redirection } from '../kernel/redirection.ts'
 import { startAdmin } from '../ztunnel/admin.ts'
 import { configSchema, readConfig, variables } from '../ztunnel/config.ts'
 import type { Config } from '../ztunnel/config.ts'
+import { fromIstio } from '../ztunnel/istio-environment.ts'
 import { LogLevels } from '../ztunnel/telemetry/log-levels.ts'
 import { processMetrics } from '../ztunnel/telemetry/process-metrics.ts'
 import { ZtunnelMetrics } from '../ztunnel/telemetry/metrics.ts'
@@ -24,6 +25,7 @@ async function run(config: Config): Promise<void> {
   processMetrics(metrics, version)
   const levels = new LogLevels(pino({ level: 'debug', base: { node: config.node } }), config.logLevel)
   const { logger } = levels
+  for (const note of fromIstio(process.env).notes) logger.warn({ note }, 'a setting of istio has no effect here')
   const accessLog = config.accessLog === 'off' ? silentLogger : logger.child({ component: 'access' })
   const ztunnel = await Ztunnel.start({ config, metrics, accessLog, logger })
 

@@ -7,7 +7,7 @@ import type { ZtunnelState } from '../model/ztunnel-state.ts'
 import { explainConnection } from './admin-explain.ts'
 import type { AdminSource, SettingView } from './admin-source.ts'
 import { certificateSummary } from './admin-views.ts'
-import { configSchema } from './config.ts'
+import { configSchema, secretSettings } from './config.ts'
 import type { Config } from './config.ts'
 import type { LiveConnection } from './live-connections.ts'
 import type { LogLevels } from './telemetry/log-levels.ts'
@@ -86,7 +86,10 @@ function peerView({ workload, identity }: Peer): { workload?: string; namespace?
 
 function settings(config: Config): Record<string, SettingView> {
   const defaults: Readonly<Record<string, unknown>> = configSchema.parse({})
-  return Object.fromEntries(Object.entries(config).map(([name, value]) => [
-    name, { value: typeof value === 'bigint' ? String(value) : value, from: value === defaults[name] ? 'default' : 'environment' },
-  ]))
+  const secrets: ReadonlySet<string> = secretSettings
+  return Object.fromEntries(Object.entries(config).map(([name, value]) => {
+    const isDefault = value === defaults[name]
+    const shown = secrets.has(name) && !isDefault ? '(not shown)' : value
+    return [name, { value: typeof shown === 'bigint' ? String(shown) : shown, from: isDefault ? 'default' : 'environment' }]
+  }))
 }
