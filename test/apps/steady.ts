@@ -9,7 +9,7 @@ const [host = '', port = '', clients = '1', held = '0'] = process.argv.slice(2)
 const answerMs = 5_000
 const betweenMs = 20
 const counts = { asked: 0, failed: 0, heldAsked: 0, heldFailed: 0, slowestMs: 0, errors: {} as Record<string, number> }
-let isStopping = false
+const stopping = new AbortController()
 
 /** Rejects with the error's code, or what was wrong. */
 function ask(socket: Socket, text: string): Promise<void> {
@@ -39,7 +39,7 @@ function note(error: unknown): void {
 }
 
 async function client(id: number): Promise<void> {
-  for (let turn = 0; !isStopping; turn++) {
+  for (let turn = 0; !stopping.signal.aborted; turn++) {
     const startedMs = performance.now()
     const socket = connect({ host, port: Number(port) })
     try {
@@ -59,7 +59,7 @@ async function client(id: number): Promise<void> {
 async function holder(id: number): Promise<void> {
   const socket = connect({ host, port: Number(port) })
   socket.on('error', () => {}) // the question that meets it reports it
-  for (let turn = 0; !isStopping; turn++) {
+  for (let turn = 0; !stopping.signal.aborted; turn++) {
     try {
       await ask(socket, `held ${id} turn ${turn}\n`)
       counts.heldAsked++
@@ -77,7 +77,7 @@ const say = (): boolean => process.stdout.write(`${JSON.stringify(counts)}\n`)
 const timer = setInterval(say, 100)
 const all = [...Array.from({ length: Number(clients) }, (_, i) => client(i)), ...Array.from({ length: Number(held) }, (_, i) => holder(i))]
 process.stdin.resume().on('end', () => {
-  isStopping = true
+  stopping.abort()
   void Promise.all(all).then(() => {
     clearInterval(timer)
     say()
