@@ -7,6 +7,8 @@ import type { Undo } from './undo.ts'
 export interface Settings {
   readonly parts: ReadonlySet<PartName>
   readonly rounds: number
+  /** Measurements of connections that are not counted: what a fresh process compiles, a running one has compiled. */
+  readonly warmUps: number
   /** Of one measurement. */
   readonly seconds: number
   /** Open connections at which memory is read. */
@@ -17,8 +19,8 @@ export interface Settings {
   readonly scale: ScaleSize
 }
 
-export const full = { rounds: 5, seconds: 2, held: [0, 1_000, 8_000], pods: 250, hookRounds: 12, settleMs: 2_000, scale: fullScale } as const
-export const quick = { rounds: 1, seconds: 1, held: [0, 50, 200], pods: 12, hookRounds: 2, settleMs: 300, scale: quickScale } as const
+export const full = { rounds: 5, warmUps: 5, seconds: 2, held: [0, 1_000, 8_000], pods: 250, hookRounds: 12, settleMs: 2_000, scale: fullScale } as const
+export const quick = { rounds: 1, warmUps: 0, seconds: 1, held: [0, 50, 200], pods: 12, hookRounds: 2, settleMs: 300, scale: quickScale } as const
 
 /** What a part is given. */
 export interface Bench extends Settings {

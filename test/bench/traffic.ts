@@ -68,6 +68,10 @@ export class Traffic {
   }
 
   async connections(): Promise<Row[]> {
+    for (let i = 0; i < this.#bench.warmUps; i++) {
+      this.#bench.progress(`connections, warming up, ${i + 1} of ${this.#bench.warmUps}`)
+      for (const setup of this.#setups) await this.#load(setup, 'rate', ['--parallel', 8])
+    }
     const rounds = await this.#inRounds('connections', 'rate', '--parallel', 8)
     return [
       compareSetups('connections', 'connect, request, close; 8 at once', '1/s', rounds, ({ perSecond }) => perSecond),
