@@ -8,14 +8,18 @@ import { pino } from 'pino'
 import { z } from 'zod'
 import { describeError } from '../core/errors.ts'
 import { silentLogger } from '../core/log.ts'
+import type { Logger } from '../core/log.ts'
 import { Redirection } from '../kernel/redirection.ts'
 import { startAdmin } from '../ztunnel/admin.ts'
 import { configSchema, readConfig, variables } from '../ztunnel/config.ts'
 import type { Config } from '../ztunnel/config.ts'
 import { fromIstio } from '../ztunnel/istio-environment.ts'
+import { logMetrics } from '../ztunnel/telemetry/component-metrics.ts'
 import { LogLevels } from '../ztunnel/telemetry/log-levels.ts'
+import { textLogger } from '../ztunnel/telemetry/log-text.ts'
 import { processMetrics } from '../ztunnel/telemetry/process-metrics.ts'
 import { ZtunnelMetrics } from '../ztunnel/telemetry/metrics.ts'
+import { openSpans } from '../ztunnel/telemetry/spans.ts'
 import { ztunnelSource } from '../ztunnel/ztunnel-source.ts'
 import { Ztunnel } from '../ztunnel/ztunnel.ts'
 
@@ -23,14 +27,20 @@ async function run(config: Config): Promise<void> {
   const version = packageVersion()
   const metrics = new ZtunnelMetrics()
   processMetrics(metrics, version)
-  const levels = new LogLevels(pino({ level: 'debug', base: { node: config.node } }), config.logLevel)
+  // Written beside the traffic: a line for each connection would otherwise be a system call between two of them, and a log that
+  // nobody reads would stop the node. What is waiting is written at exit; beyond 16 MiB it is dropped and counted.
+  const output = pino.destination({ dest: 1, sync: false, maxLength: 16 << 20 })
+  const dropped = logMetrics(metrics)
+  output.on('drop', () => dropped(1))
+  const levels = new LogLevels(pino({ level: 'debug', base: { node: config.node } }, output), config.logLevel)
   const { logger } = levels
   for (const note of fromIstio(process.env).notes) logger.warn({ note }, 'a setting of istio has no effect here')
-  const accessLog = config.accessLog === 'off' ? silentLogger : logger.child({ component: 'access' })
-  const ztunnel = await Ztunnel.start({ config, metrics, accessLog, logger })
+  const accessLog = accessLogOf(config, logger, (line) => output.write(line))
+  const spans = await openSpans({ endpoint: config.otlpEndpoint, node: config.node, version, metrics, logger: logger.child({ component: 'spans' }) })
+  const ztunnel = await Ztunnel.start({ config, metrics, accessLog, spans, logger })
 
   const end = (): void => {
-    void ztunnel.close().finally(() => process.exit(0))
+    void Promise.allSettled([ztunnel.close(), spans.close()]).finally(() => process.exit(0))
   }
   const drain = (): void => {
     process.on('SIGTERM', end)
@@ -43,6 +53,15 @@ async function run(config: Config): Promise<void> {
   logger.info({ instance: config.instance, 'connections.limit': ztunnel.limit.limit, version }, 'ztunnel started')
   process.once('SIGTERM', drain)
   process.on('SIGINT', end)
+}
+
+function accessLogOf({ accessLog }: Config, logger: Logger, write: (line: string) => void): Logger {
+  switch (accessLog) {
+    case 'off': return silentLogger
+    case 'json': return logger.child({ component: 'access' })
+    case 'text': return textLogger(write)
+    default: return accessLog satisfies never
+  }
 }
 
 function packageVersion(): string {

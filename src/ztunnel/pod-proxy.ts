@@ -26,6 +26,7 @@ import { addressOf, peerOf, PodTraffic } from './pod-traffic.ts'
 import type { TrafficStatistics } from './pod-traffic.ts'
 import type { PodCounters } from './telemetry/component-metrics.ts'
 import type { ZtunnelMetrics } from './telemetry/metrics.ts'
+import type { Spans } from './telemetry/spans.ts'
 
 const dnsPort = 53
 /** Who learned of a pod's release late may still ask it for a tunnel; listeners that were replaced have a queue to empty. */
@@ -44,6 +45,7 @@ export interface PodProxyParts {
   readonly metrics: ZtunnelMetrics
   readonly hboneEvents: HboneEvents
   readonly accessLog: Logger
+  readonly spans: Spans
   /** Addresses of a name outside the mesh. */
   readonly lookup: (hostname: string, preferIpv6: boolean) => Promise<string>
   /** Undefined where no control plane tells names. */

@@ -71,7 +71,6 @@ export class PodTraffic {
       this.#refuse(socket, 'outbound', client, original, new MeshError('ORIGINAL_DESTINATION_UNKNOWN', 'no original destination', { source: 'downstream' }))
       return
     }
-    const traceParent = freshTraceParent()
     let facts: OutboundFacts = {}
     let source: Workload | undefined
     const connectionFacts = (found: OutboundFacts): ConnectionFacts => ({
@@ -79,7 +78,7 @@ export class PodTraffic {
       source: { workload: source, identity: found.identity && source && identityOf(source) },
       destination: { workload: found.workload, identity: found.identity }, service: found.service, isMutualTls: found.identity !== undefined,
     })
-    await this.#connection(socket, () => connectionFacts(facts), async () => {
+    await this.#connection(socket, () => connectionFacts(facts), async (traceParent) => {
       source = await this.#own()
       const opened = await this.#openUpstream(source, client, original, traceParent, (found) => (facts = found))
       facts = opened
@@ -145,6 +144,7 @@ export class PodTraffic {
       limit.release()
       release()
     }
+    const span = this.#parts.spans.start('inbound', request.traceParent)
     try {
       own = await mesh.ownWorkload(this.#pod)
       destination = destinationOf(mesh, own, authority, local)
@@ -155,13 +155,16 @@ export class PodTraffic {
       metrics.stage('connect', 'destination', (performance.now() - startedMs) / 1_000)
       this.#inbound++
       const facts = { ...this.#inboundFacts(own, client, destination, identity), verdict }
+      span.end(facts)
       return {
         t: 'accept', baggage: baggageOf(own),
         carry: (stream) => void this.#carry(reversed(carryTunnel(upstream, stream)), facts, { isReused: true }).finally(leave),
       }
     } catch (error) {
       leave()
-      this.#failedConnection(this.#inboundFacts(own, client, destination, identity), error, startedMs)
+      const facts = this.#inboundFacts(own, client, destination, identity)
+      span.end(facts, { error })
+      this.#failedConnection(facts, error, startedMs)
       throw error
     }
   }
@@ -221,8 +224,8 @@ export class PodTraffic {
     })
   }
 
-  async #connection(socket: Socket, facts: () => ConnectionFacts, open: () => Promise<Upstream>): Promise<void> {
-    const { limit, metrics } = this.#parts
+  async #connection(socket: Socket, facts: () => ConnectionFacts, open: (traceParent: TraceParent) => Promise<Upstream>): Promise<void> {
+    const { limit, metrics, spans } = this.#parts
     if (!limit.acquire()) {
       const { direction, sourceAddr, destinationAddr } = facts()
       this.#refuse(socket, direction, sourceAddr, destinationAddr, new MeshError('TOO_MANY_CONNECTIONS', `${limit.limit} connections are open`))
@@ -230,16 +233,19 @@ export class PodTraffic {
     }
     const leave = this.#enter()
     const startedMs = performance.now()
+    const span = spans.start(facts().direction)
     // Errors before carry() listens: the client may reset while we dial.
     socket.on('error', () => {})
     try {
-      const upstream = await open()
+      const upstream = await open(span.traceParent)
       const { reporter } = facts()
+      span.end(facts(), upstream.t === 'tunnel' ? { isReused: upstream.isReused } : {})
       metrics.stage('connect', reporter, (performance.now() - startedMs) / 1_000)
       if (upstream.t === 'tunnel') await this.#carry(carryTunnel(socket, upstream.stream), facts(), upstream)
       else await this.#carry(carry(socket, upstream.socket), facts(), undefined)
     } catch (error) {
       abortSocket(socket)
+      span.end(facts(), { error })
       this.#failedConnection(facts(), error, startedMs)
     } finally {
       limit.release()

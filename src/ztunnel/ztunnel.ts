@@ -31,12 +31,14 @@ import { certificateMetrics, countedAuthority, dnsMetrics, hookMetrics, limitMet
 import type { DnsCounters } from './telemetry/component-metrics.ts'
 import { hboneEvents, poolMetrics } from './telemetry/tunnel-metrics.ts'
 import type { ZtunnelMetrics } from './telemetry/metrics.ts'
+import type { Spans } from './telemetry/spans.ts'
 import { ZdsClient } from './zds-client.ts'
 
 export interface ZtunnelParts {
   readonly config: Config
   readonly metrics: ZtunnelMetrics
   readonly accessLog: Logger
+  readonly spans: Spans
   readonly logger: Logger
 }
 
@@ -53,7 +55,7 @@ export class Ztunnel {
   readonly #logger: Logger
   readonly #stopEvents: () => void
 
-  private constructor({ config, metrics, accessLog, logger }: ZtunnelParts, redirection: Redirection) {
+  private constructor({ config, metrics, accessLog, spans, logger }: ZtunnelParts, redirection: Redirection) {
     this.config = config
     this.redirection = redirection
     this.#logger = logger
@@ -75,7 +77,7 @@ export class Ztunnel {
       },
     })
     this.pods = new PodSet({
-      redirection, limit: this.limit, mesh: this.mesh, identities: this.identities, pool: this.pool, live: this.live, metrics, hboneEvents: events, accessLog,
+      redirection, limit: this.limit, mesh: this.mesh, identities: this.identities, pool: this.pool, live: this.live, metrics, hboneEvents: events, accessLog, spans,
       resolver: this.mesh.hasControlPlane ? new Resolver(new MeshNames({ store: this.mesh.store, network: config.network, clusterDomain: config.clusterDomain, isKnown: () => this.mesh.isKnown })) : undefined,
       onDnsQuery: countDns(dnsMetrics(metrics)), clusterDomain: config.clusterDomain,
       podCounters: podMetrics(metrics, { active: () => this.pods.captured, pending: () => this.pods.pending }),

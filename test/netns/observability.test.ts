@@ -2,12 +2,15 @@
 // command line against a running mesh.
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import { z } from 'zod'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { silentLogger } from '../../src/core/log.ts'
+import { underlayIps } from '../../src/local/addresses.ts'
 import { serveApi } from '../../src/local/api.ts'
 import { certificateViewSchema, connectionViewSchema, explainAnswerSchema } from '../../src/model/ztunnel-views.ts'
 import { startProbe, startServer } from '../helpers/apps.ts'
 import type { RunningServer } from '../helpers/apps.ts'
+import { LineProcess } from '../helpers/line-process.ts'
 import { eventually } from '../helpers/meshed-world.ts'
 import { policyYaml, TunnelWorld } from '../helpers/tunnel-world.ts'
 import { inNetns } from '../helpers/world.ts'
@@ -20,6 +23,7 @@ let server: RunningServer
 
 beforeAll(async () => {
   world = await TunnelWorld.start({ client: { node: 'node-a' }, stranger: { node: 'node-a' }, server: { node: 'node-b' } }, {
+    ztunnelEnvironment: { SIDESTEP_OTLP_ENDPOINT: `http://${underlayIps.v4}:4318` },
     yaml: [policyYaml('AuthorizationPolicy', 'shop', 'client-only', {
       selector: { matchLabels: { app: 'server' } }, rules: [{ from: [{ source: { principals: ['cluster.local/ns/shop/sa/client'] } }] }],
     })],
@@ -88,6 +92,30 @@ test('a connection is shown and its bytes are counted while it stands', async ()
   const { code, out } = await sidestep('connections', '-n', 'shop', '--direction', 'inbound', '-o', 'json')
   expect(code).toBe(0)
   expect(connectionViewSchema.array().parse(JSON.parse(out))).toHaveLength(3)
+})
+
+/** Prints the body of each request. */
+const collectorScript = `require('node:http').createServer((request, response) => {
+  let body = ''
+  request.on('data', (chunk) => body += chunk).on('end', () => (response.end('{}'), console.log(body)))
+}).listen(4318, '${underlayIps.v4}', () => console.log('{"event":"listening"}'))`
+const spanSchema = z.object({ traceId: z.string(), spanId: z.string(), parentSpanId: z.string().optional(), name: z.string(), attributes: z.array(z.object({ key: z.string(), value: z.unknown() })) })
+const batchSchema = z.object({ resourceSpans: z.array(z.object({ scopeSpans: z.array(z.object({ spans: z.array(spanSchema) })) })) })
+
+test('both nodes\' spans of a connection are one trace at the collector', async () => {
+  await using collector = new LineProcess([process.execPath, '-e', collectorScript], world.inside('outside', { timeoutMs: 60_000 }))
+  await collector.waitFor((line): line is { event: 'listening' } => z.object({ event: z.literal('listening') }).safeParse(line).success)
+  expect(await world.reaches('client', 'server', port)).toBe(true)
+  const joined = await eventually('a client span has a server span below it', () => {
+    const spans = collector.lines.flatMap((line) => batchSchema.safeParse(line).data?.resourceSpans ?? []).flatMap(({ scopeSpans }) => scopeSpans.flatMap((scope) => scope.spans))
+    const accepted = spans.find(({ name, parentSpanId }) => name === 'tcp accept' && spans.some(({ spanId }) => spanId === parentSpanId))
+    const connected = accepted && spans.find(({ spanId }) => spanId === accepted.parentSpanId)
+    return Promise.resolve(accepted && connected && { accepted, connected })
+  }, 20_000)
+  expect(joined.connected).toMatchObject({ name: 'tcp connect', traceId: joined.accepted.traceId })
+  for (const { attributes } of [joined.accepted, joined.connected]) {
+    expect(attributes).toContainEqual({ key: 'sidestep.source.identity', value: { stringValue: world.identity('client') } })
+  }
 })
 
 test('the command line asks a running mesh', async () => {
