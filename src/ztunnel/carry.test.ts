@@ -106,7 +106,7 @@ describe.each(['plain', 'tunnel'] as const)('%s', (given) => {
     expect(await readAll(server)).toBe(10)
     server.end('and its answer')
     expect(await readAll(client)).toBe(14)
-    expect(await carried).toEqual({ sent: 10, received: 14, because: 'finished' })
+    expect(await carried).toMatchObject({ sent: 10, received: 14, because: 'finished' })
   })
 
   describe('a reset is passed on', () => {
@@ -177,7 +177,7 @@ test.each([['a few', 5], ['many', 3 << 20]])('%s bytes of which Node had read th
   const server = await accepted
   expect(Buffer.concat((await server.toArray()) as Buffer[]).equals(text)).toBe(true)
   server.end()
-  expect(await over).toEqual({ sent: size, received: 0, because: 'finished' })
+  expect(await over).toMatchObject({ sent: size, received: 0, because: 'finished' })
   expect([first.destroyed, second.destroyed]).toEqual([true, true])
   source.close()
 })

@@ -2,6 +2,8 @@
 // take the other stops sending. The one interface behind which native code will carry bytes later.
 import type { Socket } from 'node:net'
 import { abortSocket, readInto, sendAtOnce } from '../kernel/live-socket.ts'
+import { tcpStatistics } from '../kernel/tcp-info.ts'
+import type { TcpStatistics } from '../kernel/tcp-info.ts'
 import { forgetReset, watchForReset } from './reset-watch.ts'
 
 export interface Carried {
@@ -11,6 +13,8 @@ export interface Carried {
   readonly received: number
   /** Why it ended: both sides finished, or one of them was cut. */
   readonly because: 'finished' | 'resetByFirst' | 'resetBySecond'
+  /** What the kernel measured on both sides when the first of them had sent all; absent where that was not seen. */
+  readonly tcp?: { readonly first: TcpStatistics | undefined; readonly second: TcpStatistics | undefined } | undefined
 }
 
 /** A connection under way. */
@@ -34,6 +38,7 @@ export function carry(first: Socket, second: Socket): Carrying {
   const b = fromSecond?.socket ?? second
   const done = new Promise<Carried>((resolve) => {
     let because: Carried['because'] = 'finished'
+    let tcp: Carried['tcp']
     let open = 2
     const follow = (socket: Socket, by: 'resetByFirst' | 'resetBySecond', other: Socket): void => {
       const onReset = (): void => {
@@ -42,9 +47,12 @@ export function carry(first: Socket, second: Socket): Carrying {
       }
       const onClose = (): void => {
         forgetReset(socket)
-        if (--open === 0) resolve({ sent: a.bytesRead, received: b.bytesRead, because })
+        if (--open === 0) resolve({ sent: a.bytesRead, received: b.bytesRead, because, tcp })
       }
-      socket.on('error', onReset).on('close', onClose).on('end', () => other.end())
+      socket.on('error', onReset).on('close', onClose).on('end', () => {
+        tcp ??= { first: tcpStatistics(a), second: tcpStatistics(b) }
+        other.end()
+      })
       watchForReset(socket, () => {
         onReset()
         socket.destroy()

@@ -12,6 +12,8 @@ import { freshTraceParent } from '../hbone/traceparent.ts'
 import type { TraceParent } from '../hbone/traceparent.ts'
 import { port as ports } from '../kernel/generated/layout.ts'
 import { abortSocket } from '../kernel/live-socket.ts'
+import { tcpStatistics } from '../kernel/tcp-info.ts'
+import type { TcpStatistics } from '../kernel/tcp-info.ts'
 import type { Netns } from '../kernel/netns.ts'
 import { deliveryPorts } from '../kernel/redirection.ts'
 import { connectInNetns } from '../kernel/sockets.ts'
@@ -254,7 +256,8 @@ export class PodTraffic {
   }
 
   /** `carrying`: from the source to the destination. */
-  async #carry(carrying: Carrying, facts: ConnectionFacts, tunnel: { readonly isReused: boolean } | undefined): Promise<void> {
+  async #carry(carrying: Carrying, facts: ConnectionFacts, tunnel: { readonly isReused: boolean; readonly socket?: Socket } | undefined): Promise<void> {
+    const retransmitsBefore = (tunnel?.socket && tcpStatistics(tunnel.socket))?.retransmits ?? 0
     let cutBecause: string | undefined
     const forget = this.#parts.live.add({
       ...facts, podUid: this.#pod.uid, protocol: tunnel ? 'hbone' : 'tcp', isReused: tunnel?.isReused ?? false, sinceMs: Date.now(),
@@ -270,17 +273,22 @@ export class PodTraffic {
       return [sent, received]
     })
     try {
-      this.#finish(record, facts, await carrying.done, cutBecause)
+      const carried = await carrying.done
+      const tunnelTcp = tunnel?.socket && tcpStatistics(tunnel.socket)
+      // Towards the other end; in a tunnel that is the connection which its streams share.
+      const ofPlain = facts.direction === 'outbound' ? carried.tcp?.second : carried.tcp?.first
+      const tcp = tunnelTcp ? { ...tunnelTcp, retransmits: tunnelTcp.retransmits - retransmitsBefore } : ofPlain
+      this.#finish(record, facts, carried, cutBecause, tcp)
     } finally {
       forget()
     }
   }
 
-  #finish(record: ConnectionRecord, { direction }: ConnectionFacts, { sent, received, because }: Carried, cutBecause: string | undefined): void {
+  #finish(record: ConnectionRecord, { direction }: ConnectionFacts, { sent, received, because }: Carried, cutBecause: string | undefined, tcp: TcpStatistics | undefined): void {
     // Of the pod: what it sent is what the source sent where it is the source.
     this.#bytesSent += direction === 'outbound' ? sent : received
     this.#bytesReceived += direction === 'outbound' ? received : sent
-    record.finish({ bytesFromSource: sent, bytesFromDestination: received, because: cutBecause ?? endings[because] })
+    record.finish({ bytesFromSource: sent, bytesFromDestination: received, because: cutBecause ?? endings[because], ...tcp })
   }
 
   /** Judges the pod's live connections again after a change of the mesh, and cuts those that are not allowed any more. */

@@ -58,6 +58,9 @@ test('both sides log one line for a connection, and count it', async () => {
   const msg = { msg: 'connection complete', 'dst.workload': 'server', 'src.identity': world.identity('client'), 'dst.identity': world.identity('server') }
   const [outbound, inbound] = [world.logged('node-a', { ...msg, direction: 'outbound' }), world.logged('node-b', { ...msg, direction: 'inbound' })]
   expect(await world.reaches('client', 'server', port)).toBe(true)
+  const [asked] = await outbound()
+  // Of the tunnel's connection, which the outbound side knows.
+  expect(asked).toMatchObject({ rtt: expect.stringMatching(/^[1-9]\d*us$/) as string, retransmits: 0 })
   for (const [line] of [await outbound(), await inbound()]) {
     expect(line).toMatchObject({ bytes_sent: 4, bytes_recv: 4, verdict: 'allowed', reason: 'finished', 'dst.addr': `${world.ip('server')}:${port}` })
     expect(line?.['duration']).toMatch(/^\d+ms$/)
@@ -65,6 +68,14 @@ test('both sides log one line for a connection, and count it', async () => {
   expect(await world.metric('node-a', 'istio_tcp_connections_opened_total', labels('source'))).toBeGreaterThanOrEqual(1)
   expect(await world.metric('node-b', 'istio_tcp_connections_closed_total', labels('destination'))).toBeGreaterThanOrEqual(1)
   expect(await world.metric('node-b', 'sidestep_hbone_handshakes_total', { side: 'server' })).toBeGreaterThanOrEqual(1)
+})
+
+test('a connection that leaves the mesh has TCP statistics, too', async () => {
+  await using outside = await startServer(['--echo', port], world.inside('outside'))
+  expect(outside).toBeDefined()
+  const plain = world.logged('node-a', { msg: 'connection complete', 'dst.addr': `${underlayIps.v4}:${port}` })
+  expect(await world.reaches('client', 'outside', port)).toBe(true)
+  expect((await plain())[0]).toMatchObject({ rtt: expect.stringMatching(/^[1-9]\d*us$/) as string, retransmits: 0, bytes_sent: 4 })
 })
 
 test('a refusal is a warning with the policy\'s reason on the node that refused', async () => {
