@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { SocketAddr } from '../../../src/core/address.ts'
 import { runCommand } from '../../../src/local/command.ts'
+import { carryingFlags } from '../../../src/local/mesh.ts'
 import { eventually } from '../../helpers/meshed-world.ts'
 import type { World } from '../../helpers/meshed-world.ts'
 import { LineProcess } from '../../helpers/line-process.ts'
@@ -28,7 +29,7 @@ export type Rivals = ReadonlyMap<RivalName, CommandOf>
 /** Those that can be had on this machine; what cannot is a sentence among the notes. */
 export async function findRivals(mayFetch: boolean): Promise<{ readonly rivals: Rivals; readonly notes: readonly string[] }> {
   const [nginx, envoy] = [await fetchNginx(mayFetch), await fetchEnvoy(mayFetch)]
-  const rivals = new Map<RivalName, CommandOf>([['tunnel', (_, plan) => [process.execPath, tunnelEnd, JSON.stringify(plan)]]])
+  const rivals = new Map<RivalName, CommandOf>([['tunnel', (_, plan) => [process.execPath, ...carryingFlags, tunnelEnd, JSON.stringify(plan)]]])
   const notes: string[] = []
   if (nginx.t === 'here') rivals.set('nginx', (directory, plan) => nginxCommand(nginx.files, directory, plan))
   if (envoy.t === 'here') rivals.set('envoy', (directory, plan) => envoyCommand(envoy.files.binary, directory, plan))
