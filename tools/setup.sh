@@ -14,7 +14,7 @@ export LC_ALL=C
 . tools/preflight.sh
 
 packages=(clang llvm libbpf-dev bpftool libelf-dev zlib1g-dev cmake ninja-build make g++ pkg-config libatomic1
-  iproute2 nftables util-linux procps curl ca-certificates)
+  iproute2 nftables util-linux procps curl tcpdump ca-certificates)
 node_major=24
 processor=x64
 [ "$(uname -m)" = x86_64 ] || processor=arm64
@@ -22,7 +22,7 @@ processor=x64
 for arg in "$@"; do
   case $arg in
     --tests)
-      packages+=(tcpdump openssl dnsutils dnsmasq-base musl-tools protobuf-compiler libprotobuf-dev)
+      packages+=(openssl dnsutils dnsmasq-base musl-tools protobuf-compiler libprotobuf-dev)
       command -v go >/dev/null || packages+=(golang-go)
       ;;
     *)
