@@ -205,6 +205,10 @@ test('metrics come compressed and as OpenMetrics to whoever prefers that', async
   const plain = await ask(at)
   expect(plain.headers['content-type']).toContain('version=0.0.4')
   expect(plain.body.toString()).toContain('# TYPE sidestep_refusals_total counter\nsidestep_refusals_total{because="denyPolicy"} 1')
+  // For whoever has no way into the node's network namespace.
+  for (const way of [{ port: servers.ports.admin }, {}]) {
+    expect((await ask({ ...way, path: '/metrics' })).body.toString()).toContain('sidestep_refusals_total{because="denyPolicy"} 1')
+  }
   const small = await ask({ ...at, path: '/stats/prometheus', headers: { 'accept-encoding': 'gzip', accept: 'application/openmetrics-text;version=1.0.0,text/plain;q=0.5' } })
   expect([small.headers['content-encoding'], small.headers['content-type']]).toEqual(['gzip', expect.stringContaining('openmetrics')])
   const open = gunzipSync(small.body).toString()

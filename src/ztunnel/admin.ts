@@ -41,12 +41,15 @@ export interface AdminServers {
 /** Resolves when the unix socket serves. The others are no reason not to start: where a port is taken they go on trying. */
 export async function startAdmin(options: AdminOptions): Promise<AdminServers> {
   const { source, logger, metrics } = options
-  const api = adminHandler(source)
+  const scraped = metricsHandler(metrics)
+  const answer = adminHandler(source)
+  // Here as well: whoever is on the machine, but not in the node's network namespace, has only the socket.
+  const api: Handler = (request, response) => (request.url === '/metrics' ? scraped : answer)(request, response)
   const listen = (address: string, handler: Handler): Promise<Listener | undefined> =>
     address === 'none' ? Promise.resolve(undefined) : listenTcp(address, handler, logger)
   const unix = await listenUnix(options.socketPath, api)
   const [admin, scrape, readiness] = await Promise.all([
-    listen(options.adminAddress, guarded(api)), listen(options.metricsAddress, metricsHandler(metrics)), listen(options.readinessAddress, readinessHandler(source)),
+    listen(options.adminAddress, guarded(api)), listen(options.metricsAddress, scraped), listen(options.readinessAddress, readinessHandler(source)),
   ])
   return {
     get ports() {
