@@ -81,9 +81,10 @@ export class PodProxy {
     this.netns = netns
     this.#parts = parts
     this.#logger = parts.logger.child({ 'pod.name': pod.name, 'pod.namespace': pod.namespace })
-    this.#traffic = new PodTraffic(pod, netns, parts, this.#logger)
+    const share = parts.limit.share()
+    this.#traffic = new PodTraffic(pod, netns, parts, share, this.#logger)
     this.#dns = new DnsProxy({
-      netns, redirection: parts.redirection, resolver: parts.resolver, limit: parts.limit, onQuery: parts.onDnsQuery, logger: this.#logger,
+      netns, redirection: parts.redirection, resolver: parts.resolver, limit: share, onQuery: parts.onDnsQuery, logger: this.#logger,
       client: { namespace: pod.namespace, ...(pod.nameSearch ?? { searchDomains: clusterSearchDomains(pod.namespace, parts.clusterDomain) }) },
       dialTcp: (server) => this.#traffic.open(server),
     })

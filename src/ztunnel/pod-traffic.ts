@@ -28,6 +28,7 @@ import type { Carried, Carrying } from './carry.ts'
 import { authorize, destinationOf } from './inbound.ts'
 import { openUpstream } from './outbound.ts'
 import type { OutboundFacts, Upstream } from './outbound.ts'
+import type { ConnectionShare } from './connection-limit.ts'
 import type { PodProxyParts } from './pod-proxy.ts'
 import { ConnectionRecord, recordFailure } from './telemetry/connection-record.ts'
 import type { AllowedBy, ConnectionFacts } from './telemetry/connection-record.ts'
@@ -50,6 +51,7 @@ export class PodTraffic {
   readonly #pod: PodEnrolment
   readonly #netns: Netns
   readonly #parts: PodProxyParts
+  readonly #share: ConnectionShare
   readonly #logger: Logger
   #open = 0
   #outbound = 0
@@ -60,7 +62,8 @@ export class PodTraffic {
   #bytesReceived = 0
   #whenIdle: (() => void)[] = []
 
-  constructor(pod: PodEnrolment, netns: Netns, parts: PodProxyParts, logger: Logger) {
+  constructor(pod: PodEnrolment, netns: Netns, parts: PodProxyParts, share: ConnectionShare, logger: Logger) {
+    this.#share = share
     this.#pod = pod
     this.#netns = netns
     this.#parts = parts
@@ -137,13 +140,13 @@ export class PodTraffic {
     const startedMs = performance.now()
     const release = this.#enter()
     try {
-      if (!limit.acquire()) throw new MeshError('TOO_MANY_CONNECTIONS', `${limit.limit} connections are open`)
+      if (!this.#share.acquire()) throw new MeshError('TOO_MANY_CONNECTIONS', `${limit.open} connections are open, and no more are for this pod`)
     } catch (error) {
       release()
       throw error
     }
     const leave = (): void => {
-      limit.release()
+      this.#share.release()
       release()
     }
     const span = this.#parts.spans.start('inbound', request.traceParent)
@@ -228,9 +231,9 @@ export class PodTraffic {
 
   async #connection(socket: Socket, facts: () => ConnectionFacts, open: (traceParent: TraceParent) => Promise<Upstream>): Promise<void> {
     const { limit, metrics, spans } = this.#parts
-    if (!limit.acquire()) {
+    if (!this.#share.acquire()) {
       const { direction, sourceAddr, destinationAddr } = facts()
-      this.#refuse(socket, direction, sourceAddr, destinationAddr, new MeshError('TOO_MANY_CONNECTIONS', `${limit.limit} connections are open`))
+      this.#refuse(socket, direction, sourceAddr, destinationAddr, new MeshError('TOO_MANY_CONNECTIONS', `${limit.open} connections are open, and no more are for this pod`))
       return
     }
     const leave = this.#enter()
@@ -250,7 +253,7 @@ export class PodTraffic {
       span.end(facts(), { error })
       this.#failedConnection(facts(), error, startedMs)
     } finally {
-      limit.release()
+      this.#share.release()
       leave()
     }
   }
