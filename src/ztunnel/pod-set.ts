@@ -136,7 +136,8 @@ export class PodSet {
     }))
   }
 
+  /** Pods that were released and still have connections. */
   get draining(): number {
-    return this.#draining.size
+    return [...this.#draining].filter((proxy) => proxy.statistics().open > 0).length
   }
 }
