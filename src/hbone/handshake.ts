@@ -1,8 +1,10 @@
-// From a TCP connection to a ClientSession: TLS, verification, HTTP/2's SETTINGS, all within one time limit. The session is
-// not given out before the server's SETTINGS are there: in TLS 1.3 only they prove that it accepted our certificate.
+// From a connection to a ClientSession: TLS, verification, HTTP/2's SETTINGS, all within one time limit. The connection is TCP
+// or another tunnel's stream. The session is not given out before the server's SETTINGS are there: in TLS 1.3 only they prove
+// that it accepted our certificate.
 import http2 from 'node:http2'
 import type { ClientHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { connect as tlsConnect } from 'node:tls'
 import type { SecureContext, TLSSocket } from 'node:tls'
 import type { CertifiedKey, PeerVerifier } from '../core/certificates.ts'
@@ -23,26 +25,28 @@ export interface HandshakePlan {
   readonly maxStreams: number
   readonly timeouts: SessionTimeouts
   readonly clock: Clock
+  /** The TCP connection at the bottom: for its addresses and statistics only. */
+  readonly socket: Socket
   readonly signal?: AbortSignal
 }
 
 /**
- * Owns `socket` (connected) from the call on. Rejects with TLS_FAILED, PEER_IDENTITY_MISMATCH, PEER_REVOKED or CLOSED;
+ * Owns `carrier` (connected) from the call on. Rejects with TLS_FAILED, PEER_IDENTITY_MISMATCH, PEER_REVOKED or CLOSED;
  * `detail.because` is the reason for metrics.
  */
-export function openSession(socket: Socket, plan: HandshakePlan): Promise<ClientSession> {
+export function openSession(carrier: Duplex, plan: HandshakePlan): Promise<ClientSession> {
   const { certified, verifier, clock, timeouts, signal } = plan
   let secureContext: SecureContext
   try {
     secureContext = secureContextOf(certified)
   } catch (cause) {
-    socket.destroy()
+    carrier.destroy()
     return Promise.reject(new MeshError('CERTIFICATE_UNAVAILABLE', 'our own certificate cannot be used', { cause }))
   }
   return new Promise((resolve, reject) => {
     const { promise, settle } = outcome(resolve, reject)
     const tls = tlsConnect({
-      socket,
+      socket: carrier,
       secureContext,
       ALPNProtocols: ['h2'],
       // verifyHandshake() decides, on the chain as it was sent; no SNI because no servername is given.
@@ -54,7 +58,7 @@ export function openSession(socket: Socket, plan: HandshakePlan): Promise<Client
       if (!settle()) return
       session?.destroy()
       tls.destroy()
-      socket.destroy()
+      carrier.destroy()
       promise.reject(error)
     }
     const cancelTimer = clock.after(timeouts.handshakeTimeoutMs, () => fail(refusal('timeout', `not done within ${timeouts.handshakeTimeoutMs} ms`)))
@@ -66,7 +70,7 @@ export function openSession(socket: Socket, plan: HandshakePlan): Promise<Client
     signal?.addEventListener('abort', onAbort, { once: true })
     if (signal?.aborted) onAbort()
     let isSecure = false
-    socket.on('error', () => {
+    carrier.on('error', () => {
       // The TLS socket above it reports it.
     })
     // http2 takes the socket over; until the SETTINGS are there both may tell why there will be none.
@@ -89,7 +93,7 @@ export function openSession(socket: Socket, plan: HandshakePlan): Promise<Client
       session.on('close', () => fail(early(isSecure)))
       session.once('remoteSettings', () => {
         if (!session || !settle()) return
-        const facts = { peerIdentity: handshake.ok, peerChain: handshake.chain, certified, socket, maxStreams: plan.maxStreams }
+        const facts = { peerIdentity: handshake.ok, peerChain: handshake.chain, certified, socket: plan.socket, maxStreams: plan.maxStreams }
         promise.resolve(new ClientSession(session, tls, facts, clock, timeouts))
       })
     })

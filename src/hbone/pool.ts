@@ -17,6 +17,8 @@ import { dialTarget, isOutOfDescriptors } from './dial.ts'
 import type { HboneEvents } from './events.ts'
 import { FairGate } from './fair-gate.ts'
 import { openSession } from './handshake.ts'
+import { InnerTunnels } from './inner-tunnels.ts'
+import type { InnerRequest } from './inner-tunnels.ts'
 import { PoolEntry } from './pool-entry.ts'
 import type { EntryLimits } from './pool-entry.ts'
 import type { ClientSession } from './session.ts'
@@ -108,6 +110,7 @@ export class HbonePool {
   readonly #entries = new Map<string, { readonly target: PoolTarget; readonly entry: PoolEntry }>()
   readonly #gate: FairGate
   readonly #abort = new AbortController()
+  readonly #inner: InnerTunnels
   readonly #whenEmpty: (() => void)[] = []
   readonly #stopWatching: () => void
   #cancelSweep: (() => void) | undefined
@@ -120,6 +123,7 @@ export class HbonePool {
     this.#timeouts = { ...defaultPoolTimeouts, ...options.timeouts }
     this.#clock = options.clock ?? systemClock
     this.#gate = new FairGate(this.#limits.maxHandshakes, this.#limits.maxWaiting)
+    this.#inner = new InnerTunnels({ ...options, clock: this.#clock, gate: this.#gate, timeouts: this.#timeouts, signal: this.#abort.signal })
     this.#stopWatching = options.certificates.onChange(() => this.recheckPeers())
   }
 
@@ -166,6 +170,15 @@ export class HbonePool {
     }
   }
 
+  /**
+   * A tunnel inside a tunnel: `outer` to a gateway, from the pool as any other, and in it one of its own to who is behind. Rejects
+   * as openTunnel() does; `detail.hop` is 'inner' where the way to the gateway was good.
+   */
+  async openTunnelThrough(outer: TunnelRequest, inner: Omit<InnerRequest, 'source' | 'sourceKey'>): Promise<OpenTunnel> {
+    const { source, sourceKey } = outer.target
+    return await this.#inner.open(await this.openTunnel(outer), { ...inner, source, sourceKey })
+  }
+
   #count(error: unknown): unknown {
     const because = error instanceof MeshError ? error.code : 'unexpected'
     this.#options.events(because === 'OVERLOADED' ? { t: 'shed', side: 'client', because: 'tunnels' } : { t: 'streamRefused', side: 'client', because })
@@ -207,7 +220,7 @@ export class HbonePool {
       const certified = certificates.peek(target.source) ?? await certificates.get(target.source, this.#timeouts.certificateTimeoutMs)
       const socket = await this.#dial(target)
       const session = await openSession(socket, {
-        certified, verifier: this.#options.verifier, identities: target.identities, maxStreams: this.#limits.maxStreams,
+        socket, certified, verifier: this.#options.verifier, identities: target.identities, maxStreams: this.#limits.maxStreams,
         timeouts: this.#timeouts, clock: this.#clock, signal: this.#abort.signal,
       })
       // Revoked between the server's certificate and its SETTINGS: recheckPeers() did not know this session yet.
@@ -272,6 +285,7 @@ export class HbonePool {
 
   /** Cuts every connection whose peer is revoked by now. Called at each change of certificates, too. */
   recheckPeers(): void {
+    this.#inner.recheckPeers()
     for (const { entry } of this.#entries.values()) {
       for (const session of entry.sessions) {
         if (this.#options.certificates.revocation(session.facts.peerChain) !== undefined) session.destroy('revoked')
