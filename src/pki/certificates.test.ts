@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { MeshError } from '../core/errors.ts'
@@ -304,6 +305,36 @@ describe('listeners', () => {
     stop()
     await manager.get(named('d'), 1000)
     expect(heard).toHaveLength(5)
+  })
+
+  test('what is revoked is shown no more, and another is asked for at once; what is not stays', async () => {
+    const revoked = new Set<string>()
+    const testCa = start({ revocation: ([leaf]) => (leaf && revoked.has(new X509Certificate(leaf).serialNumber) ? 'on the list' : undefined) })
+    const first = await manager.get(frontend, 1000)
+    const other = await manager.get(named('cart'), 1000)
+    manager.replaceRevoked()
+    expect(testCa.asked).toEqual(['frontend', 'cart'])
+    revoked.add(new X509Certificate(first.chainPem).serialNumber)
+    testCa.held = []
+    manager.replaceRevoked()
+    expect(manager.peek(frontend)).toBeUndefined()
+    const waiting = manager.get(frontend, 1000)
+    await expect.poll(() => testCa.held?.length, { interval: 2 }).toBe(1)
+    // Asked again while the request is under way: one is enough.
+    manager.replaceRevoked()
+    for (const go of testCa.held) go()
+    expect((await waiting).serial).not.toBe(first.serial)
+    expect(manager.peek(named('cart'))).toBe(other)
+    expect(testCa.asked).toEqual(['frontend', 'cart', 'frontend'])
+  })
+
+  test('one from an earlier process that was revoked meanwhile is not used', async () => {
+    start()
+    const before = await manager.get(frontend, 1000)
+    manager.close()
+    start({ revocation: () => 'on the list' })
+    manager.restore([before])
+    expect((await manager.get(frontend, 1000)).serial).not.toBe(before.serial)
   })
 
   test('revocation is asked of whoever knows', () => {

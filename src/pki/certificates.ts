@@ -12,6 +12,7 @@ import { certifiedKey } from './certified-key.ts'
 import { makeCsr, newKey } from './csr.ts'
 import { FetchQueue } from './fetch-queue.ts'
 import type { Priority } from './fetch-queue.ts'
+import { certificatesOf } from './pem.ts'
 
 export interface CertificateRequest {
   readonly identity: Identity
@@ -154,6 +155,22 @@ export class CertificateManager implements CertificateSource {
     for (const entry of this.#entries.values()) if (entry.state.t === 'failed') this.#enqueue(entry, 'renewal')
   }
 
+  /** A certificate of ours that is revoked is shown no more, and another is asked for. To be called when what is revoked has changed. */
+  replaceRevoked(): void {
+    for (const entry of this.#entries.values()) {
+      const { state } = entry
+      if (!state.current || !this.#isRevoked(state.current)) continue
+      this.#options.logger.warn({ identity: entry.key, serial: state.current.serial }, 'certificate of our own is revoked')
+      const isFetching = state.t === 'fetching'
+      entry.state = isFetching ? { t: 'fetching', sinceMs: state.sinceMs } : { t: 'waiting', priority: 'realtime' }
+      if (!isFetching) this.#enqueue(entry, 'realtime')
+    }
+  }
+
+  #isRevoked({ chainPem }: CertifiedKey): boolean {
+    return this.revocation(certificatesOf(chainPem)) !== undefined
+  }
+
   close(): void {
     this.#isClosed = true
     this.#queue.clear()
@@ -171,7 +188,7 @@ export class CertificateManager implements CertificateSource {
     if (this.#isClosed) return entry
     const restored = this.#restored.get(key)
     this.#restored.delete(key)
-    if (restored && this.#clock.nowMs() < restored.notAfterMs) this.#install(entry, restored, this.#clock.nowMs())
+    if (restored && this.#clock.nowMs() < restored.notAfterMs && !this.#isRevoked(restored)) this.#install(entry, restored, this.#clock.nowMs())
     else this.#enqueue(entry, priority)
     return entry
   }

@@ -84,6 +84,7 @@ export class NodeIdentities {
   }
 
   #announceRevocation(): void {
+    this.manager.replaceRevoked()
     for (const listener of this.#onRevocation) listener()
   }
 
