@@ -34,9 +34,10 @@ export function authorize(mesh: MeshState, workload: Workload, { client, identit
 export function destinationOf(mesh: MeshState, workload: Workload, authority: Authority, local: SocketAddr): SocketAddr {
   if (authority.t === 'address') {
     const { address } = authority
-    // The connection's own address, as the reference has it: a valid certificate is no ticket to other pods.
-    if (address.ip === local.ip || workload.ips.includes(address.ip)) return address
-    throw new MeshError('PEER_IDENTITY_MISMATCH', `${formatAddr(address)} is not an address of this pod`, { source: 'downstream', detail: { because: 'ipMismatch' } })
+    // The connection's own address, as the reference has it: a valid certificate is no ticket to other pods. Nor to the pod's
+    // address of the other family, which could only be delivered as if the pod itself had connected.
+    if (address.ip === local.ip) return address
+    throw new MeshError('PEER_IDENTITY_MISMATCH', `${formatAddr(address)} is not the address that was connected to`, { source: 'downstream', detail: { because: 'ipMismatch' } })
   }
   const service = mesh.store.serviceByHostname(authority.hostname, workload.namespace, workload.namespace)
   const own = service && workload.services.get(serviceKey(service))
