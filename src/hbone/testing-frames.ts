@@ -1,5 +1,6 @@
 // A peer without manners: speaks HTTP/2 frame by frame over TLS, as no library would. Never imported by anything but tests.
 import { once } from 'node:events'
+import type { Socket } from 'node:net'
 import { connect } from 'node:tls'
 import type { TLSSocket } from 'node:tls'
 import type { CertifiedKey } from '../core/certificates.ts'
@@ -49,9 +50,10 @@ export class RawPeer {
     socket.on('error', () => {}).on('data', (chunk: Buffer) => this.#read(chunk))
   }
 
-  static async connect(port: number, { chainPem, key }: CertifiedKey): Promise<RawPeer> {
+  /** To a port of loopback, or over a connection that was made before. */
+  static async connect(where: number | Socket, { chainPem, key }: Pick<CertifiedKey, 'chainPem' | 'key'>): Promise<RawPeer> {
     const socket = connect({
-      host: '127.0.0.1', port, ALPNProtocols: ['h2'], rejectUnauthorized: false, cert: chainPem, key: key.export({ type: 'pkcs8', format: 'pem' }),
+      ...(typeof where === 'number' ? { host: '127.0.0.1', port: where } : { socket: where }), ALPNProtocols: ['h2'], rejectUnauthorized: false, cert: chainPem, key: key.export({ type: 'pkcs8', format: 'pem' }),
     })
     await once(socket, 'secureConnect')
     const peer = new RawPeer(socket)
