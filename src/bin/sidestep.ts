@@ -8,10 +8,12 @@ import { demoCommand } from '../cli/demo.ts'
 import { certsCommand, connectionsCommand, logLevelCommand } from '../cli/live-commands.ts'
 import { policiesCommand, servicesCommand, workloadsCommand } from '../cli/mesh-commands.ts'
 import { execCommand, logsCommand, runCommand } from '../cli/pods.ts'
+import { replaceZtunnelCommand } from '../cli/replace-ztunnel.ts'
 import { statusCommand } from '../cli/status.ts'
 import { downCommand, upCommand } from '../cli/up.ts'
 import { describeError } from '../core/errors.ts'
 import { surveyHost } from '../kernel/host-facts.ts'
+import { watchWire } from '../local/capture.ts'
 import { localControl } from './local-daemon.ts'
 
 const program = new Command('sidestep')
@@ -26,10 +28,11 @@ const program = new Command('sidestep')
   .addCommand(certsCommand())
   .addCommand(authzCommand())
   .addCommand(logLevelCommand())
+  .addCommand(replaceZtunnelCommand())
   .addCommand(execCommand(process.env['TERM']))
   .addCommand(logsCommand())
   .addCommand(runCommand())
-  .addCommand(demoCommand(localControl, fileURLToPath(new URL('../../examples/shop', import.meta.url))))
+  .addCommand(demoCommand(localControl, { watchWire }, fileURLToPath(new URL('../../examples', import.meta.url))))
   .addCommand(checkCommand(surveyHost))
 
 try {

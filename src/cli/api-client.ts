@@ -53,6 +53,11 @@ export class ApiClient {
     await drain(await this.#open('DELETE', `/pods?${new URLSearchParams({ namespace, name })}`))
   }
 
+  /** Resolves when the successor serves; the predecessor may go on for as long as its connections do. */
+  async replaceZtunnel(node: string): Promise<void> {
+    await drain(await this.#open('POST', `/replace-ztunnel?${new URLSearchParams({ node })}`))
+  }
+
   /** The log as it comes; end the stream to stop following. */
   logs({ namespace, name }: PodName, options: { container?: string; follow?: boolean; tail?: number; wait?: boolean }): Promise<IncomingMessage> {
     const query = new URLSearchParams({ namespace, name })

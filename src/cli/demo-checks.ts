@@ -1,15 +1,20 @@
-// The questions that `sidestep demo --check` asks of the running shop: each claim that the demo makes, tried.
-import { spawn } from 'node:child_process'
+// The questions that `sidestep demo --check` asks of the running shop: each claim that the demo makes, tried by real traffic.
+// What they change (processes, a label) they change as a user would, and put back.
+import { randomBytes } from 'node:crypto'
+import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { z } from 'zod'
 import { describeError } from '../core/errors.ts'
-import type { ZtunnelState } from '../model/ztunnel-state.ts'
-import type { Demo } from './demo.ts'
+import { certificateViewSchema, explainAnswerSchema, workloadViewSchema } from '../model/ztunnel-views.ts'
+import type { ExplainAnswer } from '../model/ztunnel-views.ts'
+import type { AppCounts, Shop } from './demo-shop.ts'
 import { table } from './status.ts'
 
 interface Claim {
   readonly claim: string
   /** What was seen; throws where the claim does not hold. */
-  readonly see: (demo: Demo) => Promise<string>
+  readonly see: (shop: Shop) => Promise<string>
 }
 
 class NotSo extends Error {}
@@ -18,127 +23,279 @@ function hold(condition: boolean, otherwise: string): void {
   if (!condition) throw new NotSo(otherwise)
 }
 
+const claimTimeoutMs = 15_000
+const allTimeoutMs = 55_000
+/** Requests of the applications themselves go on for this long in a state before it is judged. */
+const dwellMs = 1_000
+const serviceIp = '10.96.0.20'
+
 const claims: readonly Claim[] = [
-  {
-    claim: 'every pod of namespace shop is captured, and nobody else',
-    see: async ({ client }) => {
-      const { pods } = await client.status()
-      const wrong = pods.filter((pod) => (pod.namespace === 'shop') !== (pod.captured === 'yes'))
-      hold(wrong.length === 0, wrong.map((pod) => `${pod.namespace}/${pod.name} captured: ${pod.captured}`).join(', '))
-      return `${pods.filter((pod) => pod.captured === 'yes').length} of ${pods.length} pods`
-    },
-  },
-  {
-    claim: 'the shop\'s connections go through the ztunnels on both sides',
-    see: async (demo) => {
-      const before = await Promise.all([demo.ztunnel('node-a'), demo.ztunnel('node-b')])
-      await sleep(2_000)
-      const after = await Promise.all([demo.ztunnel('node-a'), demo.ztunnel('node-b')])
-      const grown = (node: 0 | 1, counter: string): number => (after[node].counters[counter] ?? 0) - (before[node].counters[counter] ?? 0)
-      hold(grown(0, 'redirected') > 0 && grown(1, 'steered') > 0, 'no connection was redirected in two seconds')
-      const failures = (states: readonly ZtunnelState[]): number => states.flatMap(({ pods }) => pods).reduce((sum, pod) => sum + pod.failed + pod.refused, 0)
-      const failed = failures(after) - failures(before)
-      hold(failed === 0, `${failed} connections failed or were refused`)
-      return `${grown(0, 'redirected')} redirected, ${grown(1, 'steered')} delivered in 2 s, none failed`
-    },
-  },
-  {
-    claim: 'a server sees its client\'s own address',
-    see: async (demo) => {
-      const frontend = await podOf(demo, 'frontend')
-      const { client } = await askCatalogue(demo, 'shop', frontend.name)
-      hold(client === `::ffff:${frontend.ips[0]}`, `the catalogue saw ${client}, not ${frontend.ips[0]}`)
-      return client
-    },
-  },
-  {
-    claim: 'both versions of the catalogue answer under one service address',
-    see: async (demo) => {
-      const frontend = await podOf(demo, 'frontend')
-      const seen = new Set<string>()
-      for (let turn = 0; turn < 20 && seen.size < 2; turn++) seen.add((await askCatalogue(demo, 'shop', frontend.name)).pod.slice(0, 12))
-      hold(seen.size === 2, `only ${[...seen].join(', ')} answered`)
-      return [...seen].toSorted().join(', ')
-    },
-  },
-  {
-    claim: 'a pod outside the mesh is served too',
-    see: async (demo) => (await askCatalogue(demo, 'legacy', 'reporter')).pod,
-  },
-  {
-    claim: 'an application cannot dial its ztunnel',
-    see: async (demo) => {
-      const frontend = await podOf(demo, 'frontend')
-      const code = await inPod(demo, 'shop', frontend.name, ["require('net').connect(15001, process.env.IP).on('error', (e) => console.log(e.code))"], { IP: frontend.ips[0] ?? '' })
-      hold(code.trim() === 'ECONNREFUSED', `the answer was ${code.trim()}`)
-      return code.trim()
-    },
-  },
-  {
-    claim: 'a ztunnel killed with -9 is back, with the same hooks and counters',
-    see: async (demo) => {
-      const before = await demo.ztunnel('node-a')
-      process.kill(before.pid, 'SIGKILL')
-      const startedAt = performance.now()
-      const frontend = await podOf(demo, 'frontend')
-      for (;;) {
-        const now = await demo.ztunnel('node-a').catch(() => undefined)
-        if (now?.synced === true && now.pid !== before.pid) {
-          hold((now.counters['redirected'] ?? 0) >= (before.counters['redirected'] ?? 0), 'the counters started again')
-          break
-        }
-        hold(performance.now() - startedAt < 10_000, 'no ztunnel after 10 s')
-        await sleep(20)
-      }
-      const awayMs = Math.round(performance.now() - startedAt)
-      await askCatalogue(demo, 'shop', frontend.name)
-      return `serving again after ${awayMs} ms`
-    },
-  },
+  { claim: 'every pod of namespace shop is captured, and nobody else', see: captured },
+  { claim: 'every pod of the mesh proves its own identity, on both sides', see: identities },
+  { claim: 'between nodes: TLS 1.3 on 15008, and no marker in the payload', see: encrypted },
+  { claim: 'names of services are answered inside the mesh', see: names },
+  { claim: 'both versions of the catalogue answer, and see the client\'s address', see: versions },
+  { claim: 'policy lets the frontend pay, refuses the scraper, and says which rule', see: policy },
+  { claim: 'STRICT refuses plain text; PERMISSIVE serves it', see: plainText },
+  { claim: 'an application cannot dial its ztunnel', see: ownPorts },
+  { claim: 'control plane killed with -9: traffic and new connections go on', see: controlPlaneKilled },
+  { claim: 'label in, label out: wire changes to mTLS and back, no request fails', see: label },
+  { claim: 'policy file in, policy file out: followed while connections run', see: applied },
+  { claim: 'both ztunnels replaced: no request fails', see: replaced },
+  { claim: 'ztunnel killed with -9: refused meanwhile (closed mode), then back', see: ztunnelKilled },
 ]
 
-/** Prints a table; whether every claim held. */
-export async function runDemoChecks(demo: Demo, print: (text: string) => void): Promise<boolean> {
+async function captured({ client }: Shop): Promise<string> {
+  const { pods } = await client.status()
+  const wrong = pods.filter((pod) => (pod.namespace === 'shop') !== (pod.captured === 'yes'))
+  hold(wrong.length === 0, wrong.map((pod) => `${pod.namespace}/${pod.name} captured: ${pod.captured}`).join(', '))
+  return `${pods.filter((pod) => pod.captured === 'yes').length} of ${pods.length} pods`
+}
+
+async function identities(shop: Shop): Promise<string> {
+  const proven = new Set<string>()
+  for (const node of await shop.nodes()) {
+    const certificates = await shop.askZtunnel(node, z.array(certificateViewSchema), '/certificates')
+    const workloads = await shop.askZtunnel(node, z.array(workloadViewSchema), '/workloads')
+    for (const { identity } of workloads.filter((each) => each.namespace === 'shop' && each.node === node)) {
+      hold(certificates.some((each) => each.identity === identity && each.state === 'ready'), `${node} has no certificate for ${identity}`)
+    }
+    // Only what a certificate proved is a principal here, and the side that is connected to relies on nothing else.
+    for (const { name, labels } of await shop.metrics(node)) {
+      if (name !== 'istio_tcp_connections_opened_total' || labels.get('reporter') !== 'destination' || labels.get('connection_security_policy') !== 'mutual_tls') continue
+      proven.add(`${labels.get('source_principal')} > ${labels.get('destination_principal')}`)
+    }
+  }
+  const trust = 'spiffe://cluster.local/ns/shop/sa/'
+  for (const to of ['catalogue', 'payments']) hold(proven.has(`${trust}frontend > ${trust}${to}`), `nobody proved ${trust}frontend > ${trust}${to}; seen: ${[...proven].join(', ')}`)
+  return `${trust}: ${[...proven].toSorted().join(', ').replaceAll(trust, '')}`
+}
+
+async function encrypted(shop: Shop): Promise<string> {
+  const watch = await shop.tools.watchWire(shop.name)
+  try {
+    const [hidden, open] = [newMarker(), newMarker()]
+    const { pods } = await shop.client.status()
+    const captive = new Set(pods.filter(({ namespace }) => namespace === 'shop').flatMap(({ ips }) => ips))
+    const far = await shop.pod('shop', 'catalogue-v1')
+    const [scraper] = (await shop.pod('shop', 'scraper')).ips
+    const url = (marker: string): string => `http://${far.ips[0]}:8080/${marker}`
+    // The scraper has not talked to the catalogue yet, so its tunnel is seen from the first byte.
+    for (const name of ['scraper', 'frontend']) await shop.askCatalogue('shop', name, url(hidden))
+    await shop.askCatalogue('legacy', 'reporter', url(open))
+    const view = await watch.look()
+    hold(view.contains(open), 'the capture did not even see plain text')
+    hold(!view.contains(hidden), `the marker ${hidden} was on the wire`)
+    const inMesh = view.flows.filter(({ source, destination }) => captive.has(source.ip) && captive.has(destination.ip))
+    const bad = inMesh.filter(({ protocol, source, destination, speaks }) =>
+      protocol !== 'tcp' || ![source.port, destination.port].includes(15_008) || speaks === 'plain' || speaks === 'TLS records')
+    hold(bad.length === 0, `not in a tunnel: ${bad.slice(0, 3).map(({ protocol, source, destination, speaks }) => `${protocol} ${source.ip}:${source.port} > ${destination.ip}:${destination.port} ${speaks}`).join(', ')}`)
+    const handshakes = inMesh.filter(({ speaks }) => speaks === 'TLS 1.3')
+    hold(handshakes.some(({ source, destination }) => source.ip === scraper && far.ips.includes(destination.ip)), 'no TLS 1.3 handshake was seen where one had to be')
+    return `${view.packets} packets, ${inMesh.length} flows in tunnels, ${handshakes.length} from their first byte; plain text only from legacy`
+  } finally {
+    await watch.stop()
+  }
+}
+
+async function names(shop: Shop): Promise<string> {
+  const { text } = await shop.run('shop', 'frontend', ['getent', 'ahostsv4', 'catalogue'])
+  hold(text.startsWith(`${serviceIp} `), `catalogue is ${text.trim() || 'not found'}`)
+  return text.split('\n')[0]?.replace(/\s+/g, ' ') ?? ''
+}
+
+async function versions(shop: Shop): Promise<string> {
+  const { ips } = await shop.pod('shop', 'frontend')
+  const seen = new Set<string>()
+  for (let turn = 0; turn < 30 && seen.size < 2; turn++) {
+    const { pod, client } = await shop.askCatalogue('shop', 'frontend', 'http://catalogue.shop/', '--ipv4')
+    hold(client === `::ffff:${ips[0]}`, `${pod} saw ${client}, not ${ips[0]}`)
+    seen.add(pod.slice(0, 12))
+  }
+  hold(seen.size === 2, `only ${[...seen].join(', ')} answered`)
+  return `${[...seen].toSorted().join(', ')} saw ${ips[0]}`
+}
+
+async function policy(shop: Shop): Promise<string> {
+  const allowed = await shop.ask('shop', 'frontend', 'http://payments/')
+  hold(allowed.text === 'paid\n', `the frontend was answered ${allowed.text.trim()}`)
+  const refused = await shop.ask('shop', 'scraper', 'http://payments/')
+  hold(refused.code !== 0, `the scraper was answered ${refused.text.trim()}`)
+  const why = await explain(shop, 'shop/scraper')
+  hold(why.answer === 'denied' && why.lines.some((line) => line.includes('ALLOW shop/payments')), `explained as: ${why.lines.join('; ')}`)
+  const { node } = await shop.pod('shop', 'payments')
+  const counted = (await shop.metrics(node)).some(({ name, labels, value }) =>
+    name === 'istio_tcp_connections_failed_total' && labels.get('response_flags') === 'DENY' && labels.get('source_workload') === 'scraper' && value > 0)
+  hold(counted, 'the refusal is not in the metrics')
+  return `scraper: ${why.because}, ${why.lines.find((line) => line.includes('rule 0'))?.trim().replaceAll('cluster.local/ns/shop/sa/', '') ?? 'no rule'}`
+}
+
+async function explain(shop: Shop, from: string): Promise<ExplainAnswer> {
+  const { node } = await shop.pod('shop', 'payments')
+  return shop.askZtunnel(node, explainAnswerSchema, `/explain?${new URLSearchParams({ from, to: 'payments.shop', port: '80' })}`)
+}
+
+async function plainText(shop: Shop): Promise<string> {
+  const served = await shop.askCatalogue('legacy', 'reporter', `http://${serviceIp}/`)
+  const refused = await shop.ask('legacy', 'reporter', 'http://10.96.0.30/')
+  hold(refused.code !== 0, `payments answered plain text: ${refused.text.trim()}`)
+  const why = await explain(shop, 'legacy/reporter')
+  hold(why.answer === 'denied' && (why.policy ?? '').includes('strict'), `explained as: ${why.lines.join('; ')}`)
+  return `${served.pod.slice(0, 12)} serves legacy, payments does not: ${why.policy ?? ''}`
+}
+
+async function ownPorts(shop: Shop): Promise<string> {
+  const { ips: [ip = ''] } = await shop.pod('shop', 'frontend')
+  const answers = await Promise.all([15_001, 15_006].map((port) => shop.ask('shop', 'frontend', `http://${ip}:${port}/`)))
+  hold(answers.every(({ code }) => code === 7), `curl exited with ${answers.map(({ code }) => code).join(', ')}`)
+  return 'refused on 15001 and 15006'
+}
+
+async function controlPlaneKilled(shop: Shop): Promise<string> {
+  const { controlPlane: { pid } } = await shop.client.status()
+  if (pid === undefined) throw new NotSo('there is no control plane')
+  const before = await shop.counts('shop', 'frontend')
+  process.kill(pid, 'SIGKILL')
+  const startedAt = performance.now()
+  const { pod } = await shop.askCatalogue('shop', 'scraper', `http://${serviceIp}/`)
+  const isAway = (await shop.client.status()).controlPlane.state !== 'ready'
+  hold(isAway, 'it was back before anybody could miss it')
+  await until('the control plane is back', async () => {
+    const { controlPlane } = await shop.client.status()
+    return controlPlane.state === 'ready' && controlPlane.pid !== pid && controlPlane.report?.nodes.every((node) => node.connected && node.current)
+  })
+  const awayMs = performance.now() - startedAt
+  return `${pod.slice(0, 12)} answered meanwhile; ${noneFailed(before, await shop.counts('shop', 'frontend'))}; back after ${seconds(awayMs)}`
+}
+
+async function label(shop: Shop): Promise<string> {
+  const file = join(shop.directory, 'legacy.yaml')
+  const text = readFileSync(file, 'utf8')
+  const labelled = text.replace('labels: {}', 'labels: {sidestep.dev/mesh: enabled}')
+  hold(labelled !== text, `${file} does not look as it did`)
+  const before = await shop.counts('legacy', 'reporter')
+  const become = (state: 'yes' | 'no'): Promise<void> => until(`reporter captured: ${state}`, async () => (await shop.pod('legacy', 'reporter')).captured === state)
+  const opened = async (isMutualTls: boolean): Promise<number> => {
+    const { nodes } = await shop.traffic()
+    return [...nodes.values()].flatMap((edges) => [...edges.values()]).filter((edge) => edge.from === 'legacy/reporter' && edge.isMutualTls === isMutualTls).reduce((sum, edge) => sum + edge.opened, 0)
+  }
+  const startedAt = performance.now()
+  let inMs = 0
+  writeFileSync(file, labelled)
+  try {
+    await become('yes')
+    const was = await opened(true)
+    await until('the reporter\'s requests go through a tunnel', async () => await opened(true) > was)
+    inMs = performance.now() - startedAt
+    await sleep(dwellMs)
+  } finally {
+    writeFileSync(file, text)
+  }
+  await become('no')
+  const was = await opened(false)
+  await until('the reporter\'s requests are in plain text again', async () => await opened(false) > was)
+  await sleep(dwellMs)
+  return `${noneFailed(before, await shop.counts('legacy', 'reporter'), ['catalogue'])}; in after ${seconds(inMs)}`
+}
+
+async function applied(shop: Shop): Promise<string> {
+  const name = 'strict-catalogue.yaml'
+  const file = join(shop.directory, name)
+  const isServed = async (): Promise<boolean> => (await shop.ask('legacy', 'reporter', `http://${serviceIp}/`)).code === 0
+  hold(await isServed(), 'the catalogue does not serve plain text to begin with')
+  const startedAt = performance.now()
+  let afterMs = 0
+  copyFileSync(join(shop.examples, 'try', name), file)
+  try {
+    await until('the catalogue takes no plain text', async () => !await isServed())
+    afterMs = performance.now() - startedAt
+    const { text } = await shop.ask('shop', 'scraper', `http://${serviceIp}/`)
+    hold(text.includes('catalogue-'), `the mesh's own pods were answered ${text.trim()}`)
+  } finally {
+    rmSync(file)
+  }
+  await until('the catalogue takes plain text again', isServed)
+  return `${name}: plain text refused after ${seconds(afterMs)}, the mesh served, then as before`
+}
+
+async function replaced(shop: Shop): Promise<string> {
+  const before = await shop.counts('shop', 'frontend')
+  const told: string[] = []
+  for (const node of await shop.nodes()) {
+    const { pid } = await shop.ztunnel(node)
+    await shop.client.replaceZtunnel(node)
+    const { pid: next } = await shop.ztunnel(node)
+    hold(next !== pid, `${node} has the same ztunnel as before`)
+    told.push(`${pid} > ${next}`)
+  }
+  await sleep(dwellMs)
+  return `${told.join(', ')}; ${noneFailed(before, await shop.counts('shop', 'frontend'))}`
+}
+
+async function ztunnelKilled(shop: Shop): Promise<string> {
+  const before = await shop.ztunnel('node-a')
+  const { name } = await shop.pod('shop', 'frontend')
+  const ask = await shop.plan('shop', name, ['curl', '--silent', '--max-time', '2', `http://${serviceIp}/`])
+  process.kill(before.pid, 'SIGKILL')
+  const startedAt = performance.now()
+  const { code } = await shop.runIn(ask)
+  hold(code === 7, `while it was away, curl exited with ${code}: not refused`)
+  await until('a ztunnel serves again', async () => (await shop.runIn(ask)).code === 0)
+  const awayMs = performance.now() - startedAt
+  const now = await shop.ztunnel('node-a')
+  hold(now.pid !== before.pid, 'it was not killed')
+  hold((now.counters['redirected'] ?? 0) >= (before.counters['redirected'] ?? 0), 'the counters of the hooks started again')
+  return `refused at once, serving again after ${seconds(awayMs)}, with the same hooks`
+}
+
+/** Throws where a request of the application failed, or none was made. */
+function noneFailed(before: AppCounts, after: AppCounts, targets: readonly (keyof AppCounts)[] = ['catalogue', 'payments']): string {
+  const grown = (field: 'ok' | 'failed'): number => targets.reduce((sum, target) => sum + after[target][field] - before[target][field], 0)
+  hold(grown('failed') === 0, `${grown('failed')} of ${grown('ok') + grown('failed')} requests failed: ${targets.map((target) => after[target].last).join(' ')}`)
+  hold(grown('ok') > 0, 'no request was made meanwhile')
+  return `${grown('ok')} requests, 0 failed`
+}
+
+async function until(what: string, check: () => Promise<boolean | undefined>): Promise<void> {
+  const deadline = performance.now() + claimTimeoutMs
+  for (;;) {
+    // Whoever is just being started again does not answer.
+    if (await check().catch(() => false) === true) return
+    hold(performance.now() < deadline, `not within ${claimTimeoutMs / 1_000} s: ${what}`)
+    await sleep(25)
+  }
+}
+
+const newMarker = (): string => `marker-${randomBytes(12).toString('hex')}`
+const seconds = (ms: number): string => `${(ms / 1_000).toFixed(1)} s`
+
+/** Prints a table; whether every claim held. Takes a minute at most. */
+export async function runDemoChecks(shop: Shop, signal: AbortSignal, print: (text: string) => void): Promise<boolean> {
   const rows: string[][] = []
+  const startedAt = performance.now()
   for (const { claim, see } of claims) {
+    if (signal.aborted) return false
     print(`checking: ${claim}`)
+    const leftMs = Math.min(claimTimeoutMs + 5_000, allTimeoutMs - (performance.now() - startedAt))
     try {
-      rows.push(['yes', claim, await see(demo)])
+      rows.push(['yes', claim, await within(leftMs, () => see(shop))])
     } catch (error) {
       rows.push(['NO', claim, error instanceof NotSo ? error.message : describeError(error)])
     }
   }
   print(`\n${table(['HOLDS', 'CLAIM', 'SEEN'], rows)}`)
-  return rows.every(([holds]) => holds === 'yes')
+  const held = rows.filter(([holds]) => holds === 'yes').length
+  print(`\n${held} of ${rows.length} claims hold, checked in ${seconds(performance.now() - startedAt)}`)
+  return held === rows.length
 }
 
-async function podOf(demo: Demo, deployment: string): Promise<{ name: string; ips: readonly string[] }> {
-  const found = (await demo.client.status()).pods.find((pod) => pod.name.startsWith(`${deployment}-`))
-  if (!found) throw new NotSo(`there is no pod of ${deployment}`)
-  return found
-}
-
-async function askCatalogue(demo: Demo, namespace: string, pod: string): Promise<{ pod: string; client: string }> {
-  const script = "require('http').get('http://10.96.0.20/check', { agent: false }, (r) => r.pipe(process.stdout)).on('error', (e) => console.error(e.code))"
-  const text = await inPod(demo, namespace, pod, [script], {})
+async function within(ms: number, run: () => Promise<string>): Promise<string> {
+  hold(ms > 0, 'no time was left to look')
+  const ended = new AbortController()
+  const late = sleep(ms, undefined, { signal: ended.signal }).then(() => Promise.reject(new NotSo(`not answered within ${seconds(ms)}`)), () => '')
   try {
-    const { pod: answered, client } = JSON.parse(text) as { pod?: unknown; client?: unknown }
-    if (typeof answered === 'string' && typeof client === 'string') return { pod: answered, client }
-  } catch {
-    // Not JSON: said below.
+    return await Promise.race([run(), late])
+  } finally {
+    ended.abort()
   }
-  throw new NotSo(`the catalogue answered ${JSON.stringify(text.slice(0, 200))}`)
-}
-
-/** Runs a line of JavaScript inside a pod, as `sidestep exec` would. */
-async function inPod(demo: Demo, namespace: string, name: string, script: readonly string[], env: Record<string, string>): Promise<string> {
-  const plan = await demo.client.execPlan({ namespace, name, command: ['node', '--eval', ...script] })
-  const [file = '', ...args] = plan.argv
-  return new Promise((resolve, reject) => {
-    const child = spawn(file, args, { env: { ...plan.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'], timeout: 10_000 })
-    let text = ''
-    for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (chunk: string) => (text = (text + chunk).slice(0, 65_536)))
-    child.on('error', reject)
-    child.on('close', () => resolve(text))
-  })
 }

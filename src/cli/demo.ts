@@ -1,124 +1,127 @@
 // `sidestep demo`: the example shop as a real mesh on this machine, watched until Ctrl-C; with --check it is questioned
 // instead, and the answers decide the exit code. It speaks to the mesh only as any client would, and leaves nothing.
+import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Command } from 'commander'
-import { describeError } from '../core/errors.ts'
+import { z } from 'zod'
+import { MeshError } from '../core/errors.ts'
 import { localStateRoot } from '../model/local-status.ts'
 import type { LocalStatus } from '../model/local-status.ts'
-import type { ZtunnelState } from '../model/ztunnel-state.ts'
-import { ApiClient } from './api-client.ts'
+import { certificateViewSchema, policyViewSchema } from '../model/ztunnel-views.ts'
 import { runDemoChecks } from './demo-checks.ts'
-import { statusTable, table } from './status.ts'
+import { Shop } from './demo-shop.ts'
+import type { DemoTools } from './demo-shop.ts'
+import { liveView, summary, thingsToTry, tunnelsText } from './demo-view.ts'
+import type { LiveFacts, ZtunnelFacts } from './demo-view.ts'
+import { statusTable } from './status.ts'
 import { progress } from './up.ts'
 import type { LocalControl } from './up.ts'
-import { ztunnelState } from './ztunnel-client.ts'
 
 const readyTimeoutMs = 60_000
 
-/** The running demo as the checks see it. */
-export interface Demo {
-  readonly name: string
-  readonly client: ApiClient
-  ztunnel(node: string): Promise<ZtunnelState>
-}
-
-export function demoCommand(control: LocalControl, directory: string, print: (text: string) => void = console.log): Command {
+/** `examples` has the directories shop and try. */
+export function demoCommand(control: LocalControl, tools: DemoTools, examples: string, print: (text: string) => void = console.log): Command {
   return new Command('demo')
     .description('run the example shop as a mesh on this machine until Ctrl-C')
     .option('--check', 'verify what the demo claims, print a table and leave with 0 or 1')
     .option('--name <name>', 'name of the mesh', 'demo')
+    .addHelpText('after', '\nExamples:\n  npm start\n  npm start -- --check')
     .action(async (options: { check?: boolean; name: string }) => {
-      const { name } = options
+      const { name, check: isCheck = false } = options
       const interrupted = new AbortController()
-      for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => interrupted.abort())
+      for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => interrupted.abort())
+      // Whoever read what we print has gone, as `head` does.
+      process.stdout.on('error', () => interrupted.abort())
       await control.cleanUp(name) // what an interrupted demo left
-      print(`starting the example shop from ${directory} as mesh ${name}`)
+      // The checks change a file, and that of the checkout is not theirs.
+      const copy = isCheck ? mkdtempSync(join(tmpdir(), 'sidestep-demo-')) : undefined
+      const directory = copy ?? join(examples, 'shop')
+      if (copy !== undefined) cpSync(join(examples, 'shop'), copy, { recursive: true })
+      print(`starting the example shop from ${join(examples, 'shop')} as mesh ${name}`)
       try {
         await control.startDaemon({ directory, name, nodes: 2, mesh: true })
-        const demo: Demo = {
-          name,
-          client: new ApiClient(name),
-          ztunnel: (node) => ztunnelState(`${localStateRoot}/${name}/${node}-ztunnel.sock`),
-        }
-        const status = await becomeReady(demo, interrupted.signal, print)
+        const shop = new Shop({ name, directory, examples, tools })
+        const status = await becomeReady(shop, interrupted.signal, print)
         if (!status) return
-        print(`\n${statusTable(status)}\n`)
-        if (options.check === true) process.exitCode = (await runDemoChecks(demo, print)) ? 0 : 1
-        else await watch(demo, interrupted.signal, print)
+        // Of this process: set-up, which npm start does before, is over.
+        print(`\nthe shop serves, ${(performance.now() / 1_000).toFixed(1)} s after it was asked for\n`)
+        print(summary(status, await ztunnelFacts(shop), directory))
+        if (isCheck) {
+          print('')
+          process.exitCode = (await runDemoChecks(shop, interrupted.signal, print)) ? 0 : 1
+        } else {
+          print(`\n${thingsToTry(name, directory, examples)}\n`)
+          await watch(shop, interrupted.signal, print)
+        }
       } finally {
         print('\ntaking it down')
         const { problems } = await control.cleanUp(name)
+        if (copy !== undefined) rmSync(copy, { recursive: true, force: true })
         for (const problem of problems) print(`could not remove: ${problem}`)
         print(problems.length === 0 ? 'nothing is left' : 'run `sidestep down` again once that is resolved')
       }
     })
 }
 
-async function becomeReady(demo: Demo, signal: AbortSignal, print: (text: string) => void): Promise<LocalStatus | undefined> {
+/** Undefined where somebody interrupts. COMMAND_FAILED, with all there is to know, where it does not get there. */
+async function becomeReady({ client, name }: Shop, signal: AbortSignal, print: (text: string) => void): Promise<LocalStatus | undefined> {
   const deadline = performance.now() + readyTimeoutMs
   for (let said = ''; !signal.aborted; await sleep(100)) {
-    const status = await demo.client.status()
+    const status = await client.status()
     const line = progress(status)
     if (line !== said) print(line)
     said = line
-    if (status.ready || performance.now() > deadline) return status
+    if (status.ready) return status
+    if (performance.now() > deadline) {
+      print(statusTable(status))
+      throw new MeshError('COMMAND_FAILED', `the shop is not ready after ${readyTimeoutMs / 1_000} s; the logs were in ${localStateRoot}/${name}/logs`)
+    }
   }
   return undefined
 }
 
-async function watch(demo: Demo, signal: AbortSignal, print: (text: string) => void): Promise<void> {
-  print(explanation(demo.name))
-  const everyMs = process.stdout.isTTY ? 2_000 : 10_000
-  let before = await sample(demo)
-  while (!signal.aborted) {
+/** Of those that answer. */
+async function ztunnelFacts(shop: Shop): Promise<ReadonlyMap<string, ZtunnelFacts>> {
+  const looks = await Promise.allSettled((await shop.nodes()).map(async (node): Promise<[string, ZtunnelFacts]> => {
+    const { pid } = await shop.ztunnel(node)
+    return [node, {
+      pid, metrics: await shop.metrics(node),
+      certificates: await shop.askZtunnel(node, z.array(certificateViewSchema), '/certificates'),
+      policies: await shop.askZtunnel(node, z.array(policyViewSchema), '/policies'),
+    }]
+  }))
+  return new Map(looks.flatMap((look) => (look.status === 'fulfilled' ? [look.value] : [])))
+}
+
+async function watch(shop: Shop, signal: AbortSignal, print: (text: string) => void): Promise<void> {
+  const { isTTY, columns } = process.stdout
+  const everyMs = isTTY ? 2_000 : 10_000
+  let before = await shop.traffic()
+  for (let lines = 0; ;) {
     try {
       await sleep(everyMs, undefined, { signal })
     } catch {
       return // Ctrl-C is how this ends
     }
-    const now = await sample(demo)
-    print(`\n${ratesTable(before, now, everyMs / 1_000)}`)
+    const now = await shop.traffic()
+    const text = liveView(before, now, await factsOf(shop, now.nodes))
     before = now
+    // On a terminal the table stays in its place; a line that wraps would be counted wrong.
+    const shown = isTTY ? text.split('\n').map((line) => line.slice(0, columns - 1)) : ['', ...text.split('\n')]
+    print(`${isTTY && lines > 0 ? `\u001b[${lines}A\u001b[J` : ''}${shown.join('\n')}`)
+    lines = shown.length
   }
 }
 
-type Sample = ReadonlyMap<string, ZtunnelState['pods'][number] & { node: string }>
-
-async function sample(demo: Demo): Promise<Sample> {
-  const found = new Map<string, ZtunnelState['pods'][number] & { node: string }>()
-  for (const node of (await demo.client.status()).nodes) {
-    try {
-      for (const pod of (await demo.ztunnel(node.name)).pods) found.set(`${pod.namespace}/${pod.name}`, { ...pod, node: node.name })
-    } catch (error) {
-      // It may be starting again: somebody tried what we told them to try.
-      process.stderr.write(`${node.name}: ${describeError(error)}\n`)
-    }
+async function factsOf(shop: Shop, answering: ReadonlyMap<string, unknown>): Promise<LiveFacts> {
+  const { pods, nodes } = await shop.client.status()
+  const metrics = await Promise.allSettled([...answering.keys()].map((node) => shop.metrics(node)))
+  return {
+    pods: pods.length,
+    captured: pods.filter((pod) => pod.captured === 'yes').length,
+    silent: nodes.map(({ name }) => name).filter((node) => !answering.has(node)),
+    tunnels: tunnelsText(metrics.flatMap((look) => (look.status === 'fulfilled' ? [look.value] : []))),
   }
-  return found
-}
-
-export function ratesTable(before: Sample, now: Sample, seconds: number): string {
-  const rows = [...now].map(([key, pod]) => {
-    const was = before.get(key)
-    const rate = (field: 'outbound' | 'inbound' | 'bytesSent' | 'bytesReceived' | 'failed' | 'refused'): string =>
-      (Math.max(0, pod[field] - (was?.[field] ?? 0)) / seconds).toFixed(1)
-    return [key, pod.node, rate('outbound'), rate('inbound'), String(pod.open), rate('bytesSent'), rate('bytesReceived'), rate('failed'), rate('refused')]
-  })
-  return table(['CAPTURED POD', 'NODE', 'OUT/S', 'IN/S', 'OPEN', 'SENT B/S', 'RECEIVED B/S', 'FAILED/S', 'REFUSED/S'], rows)
-}
-
-function explanation(name: string): string {
-  return `Pods of namespace shop are captured: every TCP connection and DNS query of theirs goes through the ztunnel of its
-node, redirected by eBPF alone. Namespace legacy is not in the mesh.
-
-  logs      ${localStateRoot}/${name}/logs/
-  state     npm run sidestep -- status --name ${name}
-            curl --unix-socket ${localStateRoot}/${name}/node-a-ztunnel.sock http://ztunnel/state
-
-Things to try, in another terminal:
-  1. put namespace legacy into the mesh: add the label sidestep.dev/mesh: enabled in examples/shop/legacy.yaml
-  2. look from inside a pod: npm run sidestep -- exec --name ${name} legacy/reporter -- curl -s http://10.96.0.20/
-  3. kill a ztunnel: kill -9 its pid (in its state), and watch the hooks hold until it is back
-
-Ctrl-C ends it and leaves nothing behind.`
 }

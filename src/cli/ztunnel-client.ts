@@ -28,6 +28,13 @@ export async function askZtunnel<T>(address: ZtunnelAddress, schema: z.ZodType<T
   return parsed.data
 }
 
+/** An answer that is text, such as metrics. Errors as above. */
+export async function ztunnelText(address: ZtunnelAddress, path: string): Promise<string> {
+  const { status, text } = await send(address, 'GET', path)
+  if (status !== 200) throw new MeshError('COMMAND_FAILED', `${address} answered GET ${path} with status ${status}`, { source: 'upstream' })
+  return text
+}
+
 export function ztunnelState(address: ZtunnelAddress): Promise<ZtunnelState> {
   return askZtunnel(address, ztunnelStateSchema, '/state')
 }

@@ -25,14 +25,48 @@ test('the demo keeps every claim it makes and leaves nothing behind', async () =
   expect(await leftoversSince(before)).toEqual([])
 })
 
-test('the demo shows live rates until it is interrupted, and then leaves nothing behind', async () => {
+test('the demo shows who talks to whom until it is interrupted, and then leaves nothing behind', async () => {
   const before = await snapshotMachine()
-  const { child, output } = start(['--name', uniqueName('demo')])
+  const name = uniqueName('demo')
+  const { child, output } = start(['--name', name])
   const closed = once(child, 'close')
-  while (!/CAPTURED POD/.test(output()) && child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 100))
-  expect(output()).toContain('Things to try')
+  const shows = async (what: RegExp): Promise<void> => {
+    while (!what.test(output()) && child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 100))
+    expect(output()).toMatch(what)
+  }
+  await shows(/the shop serves, \d/)
+  const edges = [/shop\/frontend +shop\/catalogue-v1 +mTLS +\d/, /legacy\/reporter +shop\/catalogue-v2 +plain text +\d/, /shop\/scraper +shop\/payments +mTLS .* by policy/]
+  for (const edge of edges) await shows(edge)
+  for (const word of ['captured', 'encrypted', 'logs', 'metrics', 'config', 'Three things to try']) expect(output()).toContain(word)
+
+  // One of those three things, word for word.
+  const command = /npm run sidestep -- (replace-ztunnel .*)/.exec(output())?.[1] ?? ''
+  const replaced = await run(command.split(' '))
+  expect(replaced.text).toMatch(/node-a: ztunnel \d+ serves 3 pods/)
+  expect(replaced.code).toBe(0)
+  const unknown = await run(['replace-ztunnel', 'node-z', '--name', name])
+  expect(unknown).toMatchObject({ code: 1, text: expect.stringContaining('it has node-a, node-b') as string })
+
   child.kill('SIGINT')
   expect((await closed)[0]).toBe(0)
   expect(output()).toContain('nothing is left')
   expect(await leftoversSince(before)).toEqual([])
 })
+
+test('a reader that goes away ends the demo, and it leaves nothing behind', async () => {
+  const before = await snapshotMachine()
+  const { child, output } = start(['--name', uniqueName('demo')])
+  const closed = once(child, 'close')
+  while (!output().includes('pods ready') && child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 50))
+  child.stdout?.destroy()
+  await closed
+  expect(await leftoversSince(before)).toEqual([])
+})
+
+async function run(args: readonly string[]): Promise<{ readonly code: number; readonly text: string }> {
+  const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  let text = ''
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (chunk: string) => (text += chunk))
+  const [code] = (await once(child, 'close')) as [number]
+  return { code, text }
+}
