@@ -1,12 +1,10 @@
 // A tunnel inside a tunnel, to a gateway and through it to a server that the gateway knows nothing about but its port.
 import { once } from 'node:events'
-import { connect } from 'node:net'
-import type { Duplex } from 'node:stream'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Identity } from '../core/identity.ts'
 import type { ConnectRequest } from './server-session.ts'
 import type { ServerOptions } from './server.ts'
-import { client, payments, readAll, startBench, TestCa, TestCertificates, until } from './testing.ts'
+import { client, forwarding, payments, readAll, startBench, TestCa, TestCertificates, until } from './testing.ts'
 import type { Bench } from './testing.ts'
 import type { TunnelStream } from './tunnel-stream.ts'
 import type { OpenTunnel } from './pool.ts'
@@ -27,20 +25,13 @@ let forwardTo: number
 
 const forward: ServerOptions['handler'] = async (request) => {
   outerRequests.push(request)
-  const upstream = connect({ host: '127.0.0.1', port: forwardTo, allowHalfOpen: true })
-  await once(upstream, 'connect')
   return {
     t: 'accept',
     carry: (stream) => {
       outerTunnels.push(stream)
-      join(stream, upstream)
-      join(upstream, stream)
+      forwarding(() => forwardTo)(stream)
     },
   }
-}
-
-function join(from: Duplex, to: Duplex): void {
-  from.on('error', () => to.destroy()).on('close', () => to.destroy()).pipe(to)
 }
 
 beforeEach(async () => {
@@ -165,10 +156,12 @@ test('a refusal and a missing answer from behind the gateway are told apart from
   const mute = await startBench({ certificates, handler: () => new Promise(() => {}) })
   forwardTo = mute.port
   await expect(open()).rejects.toMatchObject({ code: 'CONNECT_TIMEOUT', detail: { hop: 'inner' } })
-  forwardTo = 1
-  const error = await open().catch((failure: unknown) => failure)
+  const busy = await startBench({ certificates, identity: gatewayIdentity, handler: async () => ({ t: 'refuse', status: 503, because: 'no' }) }, { certificates })
+  const { pool, request, target } = busy
+  const error = await pool.openTunnelThrough(request({ target: { ...target, identities: [gatewayIdentity] } }), { identities: [payments], authority, headers: {} }).catch((failure: unknown) => failure)
   expect(error).toMatchObject({ code: 'TUNNEL_REFUSED' })
   expect(error).not.toMatchObject({ detail: { hop: 'inner' } })
+  await busy.close()
   await Promise.all([refusing.close(), mute.close()])
 })
 

@@ -6,7 +6,7 @@ import { createHash, generateKeyPairSync, X509Certificate } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { once } from 'node:events'
 import { connect, createServer } from 'node:net'
-import type { Readable } from 'node:stream'
+import type { Duplex, Readable } from 'node:stream'
 import type { AddressInfo, Server, Socket } from 'node:net'
 import type { CertificateSource, CertifiedKey, PeerVerifier } from '../core/certificates.ts'
 import { MeshError } from '../core/errors.ts'
@@ -17,6 +17,7 @@ import { HbonePool } from './pool.ts'
 import type { PoolOptions, PoolTarget, TunnelRequest } from './pool.ts'
 import { HboneServer } from './server.ts'
 import type { ServerOptions } from './server.ts'
+import type { TunnelStream } from './tunnel-stream.ts'
 
 const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
 const dayMs = 86_400_000
@@ -165,6 +166,19 @@ export const echo: ServerOptions['handler'] = () => Promise.resolve({
     stream.on('error', () => stream.destroy()).pipe(stream)
   },
 })
+
+/** A gateway's handler: passes the bytes on to a port of loopback, without a look at them. */
+export function forwarding(port: () => number): (stream: TunnelStream) => void {
+  return (stream) => {
+    const upstream = connect({ host: '127.0.0.1', port: port(), allowHalfOpen: true })
+    join(stream, upstream)
+    join(upstream, stream)
+  }
+}
+
+function join(from: Duplex, to: Duplex): void {
+  from.on('error', () => to.destroy()).on('close', () => to.destroy()).pipe(to)
+}
 
 export interface Bench {
   readonly port: number

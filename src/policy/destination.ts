@@ -57,6 +57,8 @@ export type Destination =
     readonly hop: Hop
     readonly innerIdentities: readonly string[]
     readonly remote: Workload
+    /** As Hop.healthPort, of `remote`. */
+    readonly remotePort: number
     readonly service: Service
   }
   | {
@@ -101,7 +103,7 @@ function toService(request: DestinationRequest, service: Service): Destination {
   }
   const found = select(request, service, original.port)
   if (found.t === 'none') return { t: 'refuse', because: found.because, code: 'NO_HEALTHY_UPSTREAM', service }
-  if (found.workload.network !== source.network) return acrossNetworks(request, service, found.workload)
+  if (found.workload.network !== source.network) return acrossNetworks(request, service, found.workload, found.targetPort)
   return direct(found.workload, found.targetPort, original, { because: found.because, isPanic: found.isPanic }, service)
 }
 
@@ -132,7 +134,7 @@ function toServiceWaypoint(request: DestinationRequest, service: Service, waypoi
   const { original, source } = request
   const found = resolveGateway(request, waypoint)
   if (found.t === 'none') return { ...refusedWaypoint(found.because), service }
-  if (found.workload.network !== source.network) return acrossNetworks(request, service, found.workload)
+  if (found.workload.network !== source.network) return acrossNetworks(request, service, found.workload, found.targetPort)
   return { t: 'waypoint', of: 'service', service, hop: hopTo(found, formatAddr(original), service.subjectAltNames, original) }
 }
 
@@ -141,14 +143,14 @@ function refusedWaypoint(because: GatewayNone): { t: 'refuse'; because: RefusedB
 }
 
 /** Only services cross networks: their name means something there, an address does not. */
-function acrossNetworks(request: DestinationRequest, service: Service, remote: Workload): Destination {
+function acrossNetworks(request: DestinationRequest, service: Service, remote: Workload, remotePort: number): Destination {
   const { original, source } = request
   const found = remote.networkGateway && resolveGateway(request, remote.networkGateway)
   if (!found || found.t === 'none' || found.workload.network !== source.network) {
     return { t: 'refuse', because: 'noNetworkGateway', code: 'NO_HEALTHY_UPSTREAM', service, workload: remote }
   }
   const hop = hopTo(found, `${service.hostname}:${original.port}`, [], original)
-  return { t: 'gateway', hop, innerIdentities: service.subjectAltNames, remote, service }
+  return { t: 'gateway', hop, innerIdentities: service.subjectAltNames, remote, remotePort, service }
 }
 
 type GatewayNone = 'unknown' | 'unhealthy'

@@ -1,6 +1,8 @@
-// What a workload says of itself in a tunnel's headers; for telemetry only.
+// What a workload says of itself in a tunnel's headers; for telemetry only, and nothing is decided by it.
+import type { Identity } from '../core/identity.ts'
 import type { Baggage } from '../hbone/baggage.ts'
 import type { Workload } from '../model/workload.ts'
+import type { PeerWorkload } from './telemetry/labels.ts'
 
 export function baggageOf(workload: Workload): Baggage {
   const { clusterId, namespace, workloadType, workloadName, canonicalName, canonicalRevision, locality } = workload
@@ -13,4 +15,13 @@ export function baggageOf(workload: Workload): Baggage {
     ...(locality.region !== '' && { region: locality.region }),
     ...(locality.zone !== '' && { zone: locality.zone }),
   }
+}
+
+/**
+ * A workload of another network, as it describes itself. The namespace is the one that its certificate proves: who claims another
+ * one is shown in its own.
+ */
+export function workloadOf({ workload, service, revision, cluster }: Baggage, { namespace }: Identity): PeerWorkload {
+  const name = workload?.name ?? ''
+  return { name, namespace, workloadName: name, canonicalName: service ?? '', canonicalRevision: revision ?? '', clusterId: cluster ?? '' }
 }

@@ -10,16 +10,18 @@ import type { Identity } from '../core/identity.ts'
 import { parseAuthority } from '../hbone/authority.ts'
 import type { Authority } from '../hbone/authority.ts'
 import type { TraceParent } from '../hbone/traceparent.ts'
-import type { HbonePool } from '../hbone/pool.ts'
+import { parseBaggage } from '../hbone/baggage.ts'
+import type { HbonePool, TunnelRequest } from '../hbone/pool.ts'
 import type { TunnelStream } from '../hbone/tunnel-stream.ts'
 import type { Service, Workload } from '../model/workload.ts'
 import { resolveDestination } from '../policy/destination.ts'
 import type { Destination, Dial, Hop } from '../policy/destination.ts'
 import { egressVerdict, leavesMesh } from '../policy/egress.ts'
 import type { EgressReason } from '../policy/egress.ts'
-import { baggageOf } from './baggage.ts'
+import { baggageOf, workloadOf } from './baggage.ts'
 import type { LiveConnections } from './live-connections.ts'
 import type { MeshState } from './mesh-state.ts'
+import type { PeerWorkload } from './telemetry/labels.ts'
 
 /** Endpoints that are tried for one connection. */
 const maxAttempts = 3
@@ -49,7 +51,7 @@ export interface OutboundRequest {
 
 /** What a connection leads to, as far as it is known: also when it could not be made. */
 export interface OutboundFacts {
-  readonly workload?: Workload | undefined
+  readonly workload?: PeerWorkload | undefined
   readonly identity?: Identity | undefined
   readonly service?: Service | undefined
   readonly hboneAddr?: SocketAddr | undefined
@@ -86,12 +88,12 @@ export async function openUpstream(parts: OutboundParts, request: OutboundReques
     if (leavesMesh(destination)) checkEgress(parts, request)
     try {
       const upstream = await connectTo(parts, request, destination)
-      remember(parts, destination, true)
+      remember(parts, destination)
       return upstream
     } catch (error) {
       failure = error
-      if (isEndpointsFault(error)) remember(parts, destination, false)
-      const uid = replaceable(destination)
+      if (isEndpointsFault(error)) remember(parts, destination, error)
+      const uid = replaceable(destination, error)
       if (uid === undefined || !(error instanceof MeshError) || error.retry !== 'always') throw error
       tried.add(uid)
       parts.onRetry(error.code)
@@ -117,6 +119,9 @@ function factsOf(destination: Destination): OutboundFacts {
       return { workload: destination.hop.workload, service: destination.service, hboneAddr: addressOf(destination.hop.connectTo) }
     case 'waypoint':
       return { workload: destination.hop.workload, service: destination.of === 'service' ? destination.service : undefined, hboneAddr: addressOf(destination.hop.connectTo) }
+    case 'gateway':
+      // Who is behind it is known when it has answered.
+      return { service: destination.service, hboneAddr: addressOf(destination.hop.connectTo) }
     default:
       return { service: destination.service }
   }
@@ -136,9 +141,7 @@ async function connectTo(parts: OutboundParts, request: OutboundRequest, destina
     case 'waypoint':
       return await tunnel(parts, request, destination.hop, factsOf(destination))
     case 'gateway':
-      throw new MeshError('CONNECT_UNREACHABLE', `${formatAddr(request.original)} is in another network, and this version makes no tunnels across networks`, {
-        retry: 'never', detail: { because: 'otherNetwork' },
-      })
+      return await tunnelThrough(parts, request, destination)
     default:
       return destination satisfies never
   }
@@ -150,18 +153,49 @@ async function addressToDial({ lookup }: OutboundParts, { original }: OutboundRe
 }
 
 async function tunnel(parts: OutboundParts, request: OutboundRequest, hop: Hop, facts: OutboundFacts): Promise<Upstream> {
-  const { source, sourceKey, client, traceParent } = request
-  if (!parts.pool) throw new MeshError('CONTROL_PLANE_UNAVAILABLE', 'there are no identities without a control plane')
-  const identities = hop.identities.flatMap((uri) => parseIdentity(uri) ?? [])
-  const address = await addressToDial(parts, request, hop.connectTo)
-  const { namespace, serviceAccount, trustDomain } = source
-  const opened = await parts.pool.openTunnel({
-    target: { source: { namespace, serviceAccount, trustDomain }, identities, address, sourceKey },
-    authority: authorityOf(hop.authority),
-    headers: { baggage: baggageOf(source), forwarded: { client, ...(facts.service && { host: facts.service.hostname }) }, traceParent },
+  const pool = poolOf(parts)
+  const outer = await tunnelRequest(parts, request, hop, facts)
+  const { stream, socket, isReused, peerIdentity } = await pool.openTunnel(outer)
+  return { t: 'tunnel', stream, socket, isReused, ...facts, identity: peerIdentity, hboneAddr: outer.target.address }
+}
+
+/** To another network: through its gateway, which sees neither the identities nor the bytes. */
+async function tunnelThrough(parts: OutboundParts, request: OutboundRequest, { hop, innerIdentities, service }: Destination & { t: 'gateway' }): Promise<Upstream> {
+  const pool = poolOf(parts)
+  const identities = identitiesOf(innerIdentities)
+  if (identities.length === 0) {
+    throw new MeshError('PEER_IDENTITY_MISMATCH', `nobody knows who may serve ${service.hostname} in another network: the service names no identities`, {
+      retry: 'never', detail: { because: 'noIdentitiesOfService' },
+    })
+  }
+  const outer = await tunnelRequest(parts, request, hop, { service })
+  const { authority, headers } = outer
+  const { stream, socket, isReused, peerIdentity, responseHeaders } = await pool.openTunnelThrough(outer, {
+    identities, authority, headers: { ...headers, forwardedNetwork: request.source.network },
   })
-  const { stream, socket, isReused, peerIdentity } = opened
-  return { t: 'tunnel', stream, socket, isReused, ...facts, identity: peerIdentity, hboneAddr: address }
+  const baggage = responseHeaders['baggage']
+  const workload = workloadOf(parseBaggage(Array.isArray(baggage) ? baggage[0] : baggage), peerIdentity)
+  return { t: 'tunnel', stream, socket, isReused, service, workload, identity: peerIdentity, hboneAddr: outer.target.address }
+}
+
+function poolOf({ pool }: OutboundParts): HbonePool {
+  if (pool) return pool
+  throw new MeshError('CONTROL_PLANE_UNAVAILABLE', 'there are no identities without a control plane')
+}
+
+async function tunnelRequest(parts: OutboundParts, request: OutboundRequest, hop: Hop, { service }: OutboundFacts): Promise<TunnelRequest> {
+  const { source, sourceKey, client, traceParent } = request
+  const { namespace, serviceAccount, trustDomain } = source
+  const address = await addressToDial(parts, request, hop.connectTo)
+  return {
+    target: { source: { namespace, serviceAccount, trustDomain }, identities: identitiesOf(hop.identities), address, sourceKey },
+    authority: authorityOf(hop.authority),
+    headers: { baggage: baggageOf(source), forwarded: { client, ...(service && { host: service.hostname }) }, traceParent },
+  }
+}
+
+function identitiesOf(uris: readonly string[]): Identity[] {
+  return uris.flatMap((uri) => parseIdentity(uri) ?? [])
 }
 
 function authorityOf(text: string): Authority {
@@ -171,20 +205,44 @@ function authorityOf(text: string): Authority {
 }
 
 /** The endpoint that load balancing chose and may replace; not one that the application named by its address. */
-function replaceable(destination: Destination): string | undefined {
-  if (destination.t === 'hbone') return destination.choice.because === 'addressed' ? undefined : destination.hop.workload.uid
-  if (destination.t === 'plain') return destination.choice.because === 'addressed' ? undefined : destination.workload.uid
-  return destination.t === 'waypoint' ? destination.hop.workload.uid : undefined
+function replaceable(destination: Destination, error: unknown): string | undefined {
+  switch (destination.t) {
+    case 'hbone': return destination.choice.because === 'addressed' ? undefined : destination.hop.workload.uid
+    case 'plain': return destination.choice.because === 'addressed' ? undefined : destination.workload.uid
+    case 'waypoint': return destination.hop.workload.uid
+    // Where the gateway is a service another of its endpoints may do; a single address is as far as this endpoint can be reached.
+    case 'gateway': return isBehindGateway(error) || destination.remote.networkGateway?.destination.kind === 'address' ? destination.remote.uid : destination.hop.workload.uid
+    default: return undefined
+  }
+}
+
+/** Also where the gateway itself says that it does not get there: that must not count against all that it leads to. */
+function isBehindGateway(error: unknown): boolean {
+  return error instanceof MeshError && (error.detail['hop'] === 'inner' || error.code === 'TUNNEL_REFUSED')
 }
 
 function isEndpointsFault(error: unknown): boolean {
   return error instanceof MeshError && (error.code.startsWith('CONNECT_') || error.code === 'TUNNEL_REFUSED' || error.code === 'TUNNEL_CLOSED' || error.code === 'TLS_FAILED')
 }
 
-function remember({ mesh }: OutboundParts, destination: Destination, isSuccess: boolean): void {
-  const [uid, port] = destination.t === 'hbone' || destination.t === 'waypoint' ? [destination.hop.workload.uid, destination.hop.healthPort]
-    : destination.t === 'plain' && destination.to.kind === 'address' ? [destination.workload.uid, destination.to.addr.port] : []
-  if (uid === undefined || port === undefined) return
-  if (isSuccess) mesh.health.recordSuccess(uid, port)
-  else mesh.health.recordFailure(uid, port)
+/** What an attempt taught about endpoints; `error` is why it failed. */
+function remember({ mesh }: OutboundParts, destination: Destination, error?: unknown): void {
+  for (const [uid, port] of endpointsOf(destination, error)) {
+    if (error === undefined) mesh.health.recordSuccess(uid, port)
+    else mesh.health.recordFailure(uid, port)
+  }
+}
+
+function endpointsOf(destination: Destination, error: unknown): [uid: string, port: number][] {
+  switch (destination.t) {
+    case 'hbone':
+    case 'waypoint': return [[destination.hop.workload.uid, destination.hop.healthPort]]
+    case 'plain': return destination.to.kind === 'address' ? [[destination.workload.uid, destination.to.addr.port]] : []
+    case 'gateway': {
+      const gateway: [string, number] = [destination.hop.workload.uid, destination.hop.healthPort]
+      const remote: [string, number] = [destination.remote.uid, destination.remotePort]
+      return error === undefined ? [gateway, remote] : [isBehindGateway(error) ? remote : gateway]
+    }
+    default: return []
+  }
 }

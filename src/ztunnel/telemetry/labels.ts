@@ -15,9 +15,12 @@ export const trafficLabelNames = [
 export type TrafficLabel = (typeof trafficLabelNames)[number]
 export type TrafficLabels = Readonly<Record<TrafficLabel, string>>
 
+/** What telemetry says of a workload; one of another network is known by what it says of itself only, and has no uid here. */
+export type PeerWorkload = Pick<Workload, 'name' | 'namespace' | 'workloadName' | 'canonicalName' | 'canonicalRevision' | 'clusterId'> & { readonly uid?: string }
+
 /** One end of a connection, as far as it is known. The identity is set only where a certificate proved it. */
 export interface Peer {
-  readonly workload?: Workload | undefined
+  readonly workload?: PeerWorkload | undefined
   readonly identity?: Identity | undefined
 }
 
