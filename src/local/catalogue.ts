@@ -37,6 +37,19 @@ export class Catalogue extends ObjectSet {
         case 'PeerAuthentication':
         case 'ServiceEntry':
         case 'WorkloadEntry':
+        case 'GatewayClass':
+        case 'Gateway':
+        case 'ReferenceGrant':
+        case 'HTTPRoute':
+        case 'GRPCRoute':
+        case 'TCPRoute':
+        case 'TLSRoute':
+        case 'VirtualService':
+        case 'DestinationRule':
+        case 'RequestAuthentication':
+        case 'RateLimitPolicy':
+        case 'CachePolicy':
+        case 'BackendPolicy':
           return
         default: return object satisfies never
       }

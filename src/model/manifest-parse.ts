@@ -3,7 +3,7 @@
 import { isMap, isNode, isScalar, isSeq, LineCounter, parseAllDocuments, visit, type Document } from 'yaml'
 import type { FileFormat } from '../core/directory.ts'
 import { clusterMetadata, metadata } from './manifest-fields.ts'
-import { isClusterKind, manifestKinds, type ManifestKind, type ManifestObject, type Problem } from './manifest.ts'
+import { foreignKinds, isClusterKind, manifestKinds, type ManifestKind, type ManifestObject, type Problem } from './manifest.ts'
 
 export const maxManifestBytes = 1 << 20
 const maxDocuments = 1000
@@ -93,7 +93,7 @@ function readObject(
   const { kind, apiVersion } = value
   if (typeof kind !== 'string' || kind === '') return refuse(lineAt([...base, 'kind']), 'kind is missing')
   if (typeof apiVersion !== 'string' || apiVersion === '') return refuse(lineAt([...base, 'apiVersion']), 'apiVersion is missing')
-  if (!isKnownKind(kind) || !knownGroups.has(groupOf(apiVersion))) {
+  if (!isKnownKind(kind) || !knownGroups.has(groupOf(apiVersion)) || foreignKinds[kind]?.includes(groupOf(apiVersion))) {
     if (notes.length < maxProblems) {
       notes.push({ file, line: lineAt([...base, 'kind']), reason: `${kind.slice(0, 100)} of ${apiVersion.slice(0, 100)} is not read here; ignored` })
     }

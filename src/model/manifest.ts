@@ -3,11 +3,21 @@
 import { z } from 'zod'
 import { workloadEntrySchema, serviceEntrySchema } from './manifest-external.ts'
 import { clusterMetadata, metadata } from './manifest-fields.ts'
+import { gatewayClassSchema, gatewaySchema, referenceGrantSchema } from './manifest-gateway.ts'
 import { deploymentSchema, podSchema } from './manifest-pod.ts'
 import { authorizationPolicySchema, peerAuthenticationSchema } from './manifest-policy.ts'
+import { grpcRouteSchema, httpRouteSchema, tcpRouteSchema, tlsRouteSchema } from './manifest-route.ts'
 import { endpointSliceSchema, serviceSchema } from './manifest-service.ts'
+import { requestAuthenticationSchema } from './manifest-traffic-auth.ts'
+import { destinationRuleSchema } from './manifest-traffic-destination.ts'
+import { backendPolicySchema, cachePolicySchema, rateLimitPolicySchema } from './manifest-traffic-policy.ts'
+import { virtualServiceSchema } from './manifest-traffic.ts'
 
 const security = ['security.istio.io/v1', 'security.istio.io/v1beta1', 'sidestep.dev/v1alpha1'] as const
+const istioTraffic = ['networking.istio.io/v1', 'networking.istio.io/v1beta1', 'networking.istio.io/v1alpha3'] as const
+const gatewayV1 = ['gateway.networking.k8s.io/v1', 'gateway.networking.k8s.io/v1beta1'] as const
+const streamRoute = ['gateway.networking.k8s.io/v1', 'gateway.networking.k8s.io/v1alpha3', 'gateway.networking.k8s.io/v1alpha2'] as const
+const own = ['sidestep.dev/v1alpha1'] as const
 const networking = ['networking.istio.io/v1', 'networking.istio.io/v1beta1', 'sidestep.dev/v1alpha1'] as const
 
 /** The kinds read here, with the apiVersions each may carry. */
@@ -23,6 +33,19 @@ export const manifestKinds = {
   PeerAuthentication: { apiVersions: security, schema: peerAuthenticationSchema },
   ServiceEntry: { apiVersions: networking, schema: serviceEntrySchema },
   WorkloadEntry: { apiVersions: networking, schema: workloadEntrySchema },
+  GatewayClass: { apiVersions: gatewayV1, schema: gatewayClassSchema },
+  Gateway: { apiVersions: gatewayV1, schema: gatewaySchema },
+  ReferenceGrant: { apiVersions: gatewayV1, schema: referenceGrantSchema },
+  HTTPRoute: { apiVersions: gatewayV1, schema: httpRouteSchema },
+  GRPCRoute: { apiVersions: ['gateway.networking.k8s.io/v1', 'gateway.networking.k8s.io/v1alpha2'], schema: grpcRouteSchema },
+  TCPRoute: { apiVersions: streamRoute, schema: tcpRouteSchema },
+  TLSRoute: { apiVersions: streamRoute, schema: tlsRouteSchema },
+  VirtualService: { apiVersions: istioTraffic, schema: virtualServiceSchema },
+  DestinationRule: { apiVersions: istioTraffic, schema: destinationRuleSchema },
+  RequestAuthentication: { apiVersions: security, schema: requestAuthenticationSchema },
+  RateLimitPolicy: { apiVersions: own, schema: rateLimitPolicySchema },
+  CachePolicy: { apiVersions: own, schema: cachePolicySchema },
+  BackendPolicy: { apiVersions: own, schema: backendPolicySchema },
 } as const
 export type ManifestKind = keyof typeof manifestKinds
 
@@ -50,14 +73,36 @@ export type AuthorizationPolicyManifest = ObjectOf<'AuthorizationPolicy'>
 export type PeerAuthenticationManifest = ObjectOf<'PeerAuthentication'>
 export type ServiceEntryManifest = ObjectOf<'ServiceEntry'>
 export type WorkloadEntryManifest = ObjectOf<'WorkloadEntry'>
+export type GatewayClassManifest = ObjectOf<'GatewayClass'>
+export type GatewayManifest = ObjectOf<'Gateway'>
+export type ReferenceGrantManifest = ObjectOf<'ReferenceGrant'>
+export type HttpRouteManifest = ObjectOf<'HTTPRoute'>
+export type GrpcRouteManifest = ObjectOf<'GRPCRoute'>
+export type TcpRouteManifest = ObjectOf<'TCPRoute'>
+export type TlsRouteManifest = ObjectOf<'TLSRoute'>
+export type RouteManifest = HttpRouteManifest | GrpcRouteManifest | TcpRouteManifest | TlsRouteManifest
+export type VirtualServiceManifest = ObjectOf<'VirtualService'>
+export type DestinationRuleManifest = ObjectOf<'DestinationRule'>
+export type RequestAuthenticationManifest = ObjectOf<'RequestAuthentication'>
+export type RateLimitPolicyManifest = ObjectOf<'RateLimitPolicy'>
+export type CachePolicyManifest = ObjectOf<'CachePolicy'>
+export type BackendPolicyManifest = ObjectOf<'BackendPolicy'>
+/** What routes, destinations and L7 proxies are made of. */
+export type TrafficManifest =
+  | GatewayClassManifest | GatewayManifest | ReferenceGrantManifest | RouteManifest | VirtualServiceManifest | DestinationRuleManifest
+  | RequestAuthenticationManifest | RateLimitPolicyManifest | CachePolicyManifest | BackendPolicyManifest
 export type ManifestObject =
   | NamespaceManifest | ServiceAccountManifest | NodeManifest | PodManifest | DeploymentManifest | ServiceManifest
   | EndpointSliceManifest | AuthorizationPolicyManifest | PeerAuthenticationManifest | ServiceEntryManifest | WorkloadEntryManifest
+  | TrafficManifest
 
 /** Kinds whose objects are in no namespace. */
-export function isClusterKind(kind: ManifestKind): kind is 'Namespace' | 'Node' {
-  return kind === 'Namespace' || kind === 'Node'
+export function isClusterKind(kind: ManifestKind): kind is 'Namespace' | 'Node' | 'GatewayClass' {
+  return kind === 'Namespace' || kind === 'Node' || kind === 'GatewayClass'
 }
+
+/** Groups with a kind of the same name that is not read here: noted, not refused. */
+export const foreignKinds: Readonly<Partial<Record<ManifestKind, readonly string[]>>> = { Gateway: ['networking.istio.io'] }
 
 /** `Pod default/web`, `Namespace shop`: unique in a mesh, and fit for messages. */
 export function objectKey(object: ManifestObject): string {

@@ -1,7 +1,7 @@
 // A small world of objects that meet each other often, for property tests only; product code never imports this.
 import fc from 'fast-check'
 import { MeshError } from '../../core/errors.ts'
-import type { ManifestKind, ManifestObject } from '../../model/manifest.ts'
+import type { ManifestKind, ManifestObject, TrafficManifest } from '../../model/manifest.ts'
 import { manifestKinds } from '../../model/manifest.ts'
 import { parseManifest } from '../../model/manifest-parse.ts'
 import type { RunningPod } from '../../model/running-pod.ts'
@@ -50,7 +50,7 @@ export const rule = fc.record({
 }, { requiredKeys: [] })
 
 /** Fields of each kind beside its metadata. Some are refused by their schema. */
-export const fieldsOf: Readonly<Record<Exclude<ManifestKind, 'ServiceAccount' | 'Pod' | 'Deployment'>, fc.Arbitrary<object>>> = {
+export const fieldsOf: Readonly<Record<Exclude<ManifestKind, 'ServiceAccount' | 'Pod' | 'Deployment' | TrafficManifest['kind']>, fc.Arbitrary<object>>> = {
   Namespace: fc.constant({}),
   Node: fc.constant({}),
   Service: fc.record({ spec: fc.record({

@@ -97,6 +97,21 @@ export class Translator {
       case 'WorkloadEntry': return this.#touch(isGone ? this.#endpoints.removeEntry(key) : this.#endpoints.putEntry(object))
       case 'AuthorizationPolicy': return isGone ? this.#policies.removePolicy(object) : this.#policies.putPolicy(object)
       case 'PeerAuthentication': return isGone ? this.#policies.removePeer(object) : this.#policies.putPeer(object)
+      case 'GatewayClass':
+      case 'Gateway':
+      case 'ReferenceGrant':
+      case 'HTTPRoute':
+      case 'GRPCRoute':
+      case 'TCPRoute':
+      case 'TLSRoute':
+      case 'VirtualService':
+      case 'DestinationRule':
+      case 'RequestAuthentication':
+      case 'RateLimitPolicy':
+      case 'CachePolicy':
+      case 'BackendPolicy':
+        if (!isGone) this.#remarks.set(key, { problems: [], notes: ['read and checked, but no proxy serves it yet'] })
+        return
       default: return object satisfies never
     }
   }
