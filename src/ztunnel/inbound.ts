@@ -1,15 +1,19 @@
 // From a client to a captured pod's application: who may, and to which of the pod's ports. Every connection is judged by the
 // policies in force, with the identity that the tunnel proved or without any. What cannot be judged is refused.
-import { formatAddr } from '../core/address.ts'
+import { formatAddr, isIpv6Address } from '../core/address.ts'
 import type { ClientAddr, SocketAddr } from '../core/address.ts'
 import { MeshError } from '../core/errors.ts'
 import type { Identity } from '../core/identity.ts'
 import type { Authority } from '../hbone/authority.ts'
 import { formatAuthority } from '../hbone/authority.ts'
+import type { ConnectRequest } from '../hbone/server-session.ts'
 import { serviceKey } from '../model/workload.ts'
 import type { Workload } from '../model/workload.ts'
 import type { Verdict } from '../policy/rbac.ts'
+import { workloadOf } from './baggage.ts'
 import type { MeshState } from './mesh-state.ts'
+import { proxyHeader } from './proxy-protocol.ts'
+import type { Peer } from './telemetry/labels.ts'
 
 export interface InboundRequest {
   readonly client: ClientAddr
@@ -27,11 +31,66 @@ export function authorize(mesh: MeshState, workload: Workload, { client, identit
   })
 }
 
+/** Where a CONNECT is delivered to. */
+export interface Delivery {
+  /** In this pod; what policies judge. */
+  readonly destination: SocketAddr
+  /** The application is a proxy that takes tunnels' bytes itself: dialled on loopback, and told this first, where it wants that. */
+  readonly applicationTunnel?: { readonly dial: SocketAddr; readonly header: Buffer | undefined }
+}
+
 /**
- * Where the authority of a CONNECT leads in this pod. PEER_IDENTITY_MISMATCH (400) for another's address; NO_HEALTHY_UPSTREAM
- * (503) for a service that this pod does not serve.
+ * What a CONNECT asks of this pod; `local` is the address that its connection came to. PEER_IDENTITY_MISMATCH (400) for another
+ * address; NO_HEALTHY_UPSTREAM (503) for a service that this pod does not serve.
  */
-export function destinationOf(mesh: MeshState, workload: Workload, authority: Authority, local: SocketAddr): SocketAddr {
+export function deliveryOf(mesh: MeshState, workload: Workload, { authority, peerIdentity }: ConnectRequest, local: SocketAddr, client: ClientAddr): Delivery {
+  const { applicationTunnel } = workload
+  if (!applicationTunnel) return { destination: destinationOf(mesh, workload, authority, local) }
+  const { protocol, port } = applicationTunnel
+  const isProxy = protocol === 'proxy'
+  // Such an application decides itself where the bytes go on to: it is told any address that the client named.
+  const asked = isProxy ? { ip: local.ip, port: authorityPort(authority) } : destinationOf(mesh, workload, authority, local)
+  const destination = { ...asked, port: port ?? asked.port }
+  const header = isProxy ? proxyHeader(client, namedAddress(mesh, workload, authority), peerIdentity) : undefined
+  return { destination, applicationTunnel: { dial: { ip: isIpv6Address(local.ip) ? '::1' : '127.0.0.1', port: destination.port }, header } }
+}
+
+function authorityPort(authority: Authority): number {
+  return authority.t === 'address' ? authority.address.port : authority.port
+}
+
+/** The address that an authority stands for: a service's own, in this workload's network and IPv4 if there is one. */
+function namedAddress(mesh: MeshState, workload: Workload, authority: Authority): SocketAddr {
+  if (authority.t === 'address') return authority.address
+  const service = mesh.store.serviceByHostname(authority.hostname, workload.namespace, workload.namespace)
+  const addresses = (service?.addresses ?? []).filter(({ prefixLength }) => prefixLength === undefined)
+  const near = addresses.filter(({ network }) => network === workload.network)
+  const candidates = near.length > 0 ? near : addresses
+  const chosen = candidates.find(({ ip }) => !isIpv6Address(ip)) ?? candidates[0]
+  if (chosen) return { ip: chosen.ip, port: authority.port }
+  throw new MeshError('NO_HEALTHY_UPSTREAM', `${formatAuthority(authority)} has no address that a PROXY header could name`, {
+    source: 'downstream', detail: { because: 'noServiceAddress' },
+  })
+}
+
+/**
+ * Who a connection comes from, for telemetry. An address is a hint, and only what fits the identity that was proved is named. What
+ * comes from another network has the address of a gateway, so there it is what the client says of itself.
+ */
+export function sourceOf(mesh: MeshState, own: Workload | undefined, client: ClientAddr, request?: ConnectRequest): Peer {
+  const identity = request?.peerIdentity
+  if (own && request && isOfOtherNetwork(own, request)) return { identity, workload: workloadOf(request.baggage ?? {}, request.peerIdentity) }
+  const source = own && mesh.store.workloadByIp(own.network, client.ip)
+  const isSource = source !== undefined && (!identity || (source.namespace === identity.namespace && source.serviceAccount === identity.serviceAccount))
+  return { workload: isSource ? source : undefined, identity }
+}
+
+function isOfOtherNetwork({ network }: Workload, { forwardedNetwork }: ConnectRequest): boolean {
+  return forwardedNetwork !== undefined && forwardedNetwork !== network
+}
+
+/** Where the authority of a CONNECT leads in this pod. */
+function destinationOf(mesh: MeshState, workload: Workload, authority: Authority, local: SocketAddr): SocketAddr {
   if (authority.t === 'address') {
     const { address } = authority
     // The connection's own address, as the reference has it: a valid certificate is no ticket to other pods. Nor to the pod's

@@ -42,7 +42,7 @@ const withoutEffect: Readonly<Record<string, readonly [string | undefined, strin
   ENABLE_ORIG_SRC: ['true', 'deliveries always come from the address of the client'],
   TLS12_ENABLED: ['false', 'tunnels are TLS 1.3 only'],
   ENABLE_RESPONSE_BAGGAGE: ['true', 'baggage is always answered'],
-  LOCALHOST_APP_TUNNEL: ['true', 'applications behind a PROXY tunnel are dialled as the workload says'],
+  LOCALHOST_APP_TUNNEL: ['true', 'applications behind a PROXY tunnel are dialled on loopback'],
   PREFERED_SERVICE_NAMESPACE: [undefined, 'names are found in the namespace of the caller first, then canonically'],
   AUTHZ_POLICY_INFO_LOGGING: ['false', 'the verdict is in the access log'],
   PROXY_CONFIG: [undefined, 'only its variables are read, not a ProxyConfig'],

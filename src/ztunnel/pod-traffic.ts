@@ -25,11 +25,13 @@ import { baggageOf } from './baggage.ts'
 import { carryTunnel } from './carry-tunnel.ts'
 import { carry } from './carry.ts'
 import type { Carried, Carrying } from './carry.ts'
-import { authorize, destinationOf } from './inbound.ts'
+import { authorize, deliveryOf, sourceOf } from './inbound.ts'
+import type { Delivery } from './inbound.ts'
 import { openUpstream } from './outbound.ts'
 import type { OutboundFacts, Upstream } from './outbound.ts'
 import type { ConnectionShare } from './connection-limit.ts'
 import type { PodProxyParts } from './pod-proxy.ts'
+import { sendHeader } from './proxy-protocol.ts'
 import { ConnectionRecord, recordFailure } from './telemetry/connection-record.ts'
 import type { AllowedBy, ConnectionFacts } from './telemetry/connection-record.ts'
 import { reasonOf } from './telemetry/labels.ts'
@@ -120,7 +122,7 @@ export class PodTraffic {
     }
     let own: Workload | undefined
     let verdict: AllowedBy | undefined
-    const facts = (): ConnectionFacts => ({ ...this.#inboundFacts(own, client, destination, undefined), verdict })
+    const facts = (): ConnectionFacts => ({ ...this.#inboundFacts(own, client, destination), verdict })
     await this.#connection(socket, facts, async () => {
       own = await this.#own()
       if (own) authorize(this.#parts.mesh, own, { client, destination, identity: undefined })
@@ -152,14 +154,15 @@ export class PodTraffic {
     const span = this.#parts.spans.start('inbound', request.traceParent)
     try {
       own = await mesh.ownWorkload(this.#pod)
-      destination = destinationOf(mesh, own, authority, local)
+      const delivery = deliveryOf(mesh, own, request, local, client)
+      destination = delivery.destination
       if (isInternal(destination.port)) throw new MeshError('BAD_MESSAGE', 'a port of the ztunnel is not for clients', { source: 'downstream', detail: { because: 'selfCall' } })
       authorize(mesh, own, { client, identity, destination })
-      const upstream = await this.#deliver(client, destination)
+      const upstream = await this.#deliver(client, destination, delivery.applicationTunnel)
       const verdict = this.#recheckNow(own, client, destination, identity, upstream)
       metrics.stage('connect', 'destination', (performance.now() - startedMs) / 1_000)
       this.#inbound++
-      const facts = { ...this.#inboundFacts(own, client, destination, identity), verdict }
+      const facts = { ...this.#inboundFacts(own, client, destination, request), verdict }
       span.end(facts)
       return {
         t: 'accept', baggage: baggageOf(own),
@@ -167,7 +170,7 @@ export class PodTraffic {
       }
     } catch (error) {
       leave()
-      const facts = this.#inboundFacts(own, client, destination, identity)
+      const facts = this.#inboundFacts(own, client, destination, request)
       span.end(facts, { error })
       this.#failedConnection(facts, error, startedMs)
       throw error
@@ -187,14 +190,12 @@ export class PodTraffic {
     }
   }
 
-  #inboundFacts(own: Workload | undefined, client: ClientAddr, destination: SocketAddr, identity: Identity | undefined): ConnectionFacts {
-    const source = own && this.#parts.mesh.store.workloadByIp(own.network, client.ip)
-    // An address is a hint; only what fits the identity that was proved is named.
-    const isSource = source !== undefined && (!identity || (source.namespace === identity.namespace && source.serviceAccount === identity.serviceAccount))
+  /** `request`: of a tunnel. */
+  #inboundFacts(own: Workload | undefined, client: ClientAddr, destination: SocketAddr, request?: ConnectRequest): ConnectionFacts {
     return {
       direction: 'inbound', reporter: 'destination', sourceAddr: client, destinationAddr: destination,
-      source: { workload: isSource ? source : undefined, identity },
-      destination: { workload: own, identity: identity && own && identityOf(own) }, isMutualTls: identity !== undefined,
+      source: sourceOf(this.#parts.mesh, own, client, request),
+      destination: { workload: own, identity: request && own && identityOf(own) }, isMutualTls: request !== undefined,
     }
   }
 
@@ -217,16 +218,19 @@ export class PodTraffic {
   }
 
   /** To the pod's application, from the client's address where the kernel can say so. */
-  #deliver(client: ClientAddr, destination: SocketAddr): Promise<Socket> {
+  async #deliver(client: ClientAddr, destination: SocketAddr, tunnel?: Delivery['applicationTunnel']): Promise<Socket> {
     const { redirection, connectTimeoutMs, keepAliveSeconds } = this.#parts
-    const { mark, ...socketMark } = redirection.deliveryMark(destination)
+    const { ip: host, port } = tunnel?.dial ?? destination
+    const { mark, ...socketMark } = redirection.deliveryMark({ ip: host, port })
     const isSelf = this.#pod.ips.some((ip) => canonicalIp(ip) === client.ip)
-    const canSpoof = !isSelf && isIpv6Address(client.ip) === isIpv6Address(destination.ip)
-    return connectInNetns(this.#netns, {
-      host: destination.ip, port: destination.port,
+    const canSpoof = !isSelf && !tunnel && isIpv6Address(client.ip) === isIpv6Address(destination.ip)
+    const socket = await connectInNetns(this.#netns, {
+      host, port,
       ...(canSpoof && { source: { ip: client.ip, port: 0 }, transparent: true, portRange: deliveryPorts }),
       mark, socketMark, timeoutMs: connectTimeoutMs, keepAliveSeconds,
     })
+    if (tunnel?.header) await sendHeader(socket, tunnel.header)
+    return socket
   }
 
   async #connection(socket: Socket, facts: () => ConnectionFacts, open: (traceParent: TraceParent) => Promise<Upstream>): Promise<void> {
