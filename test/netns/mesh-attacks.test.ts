@@ -71,11 +71,14 @@ afterEach(async () => {
 })
 
 async function bystandersLeft(): Promise<number> {
-  return (await world.connections('node-b')).filter(({ source, destination }) => source.addr.startsWith(`${world.ip('client')}:`) && destination.addr === `${world.ip('server')}:${port.echo}`).length
+  const [from, to] = [`${world.ip('client')}:`, `${world.ip('server')}:${port.echo}`]
+  return (await world.connections('node-b')).filter(({ source, destination }) => source.addr.startsWith(from) && destination.addr === to).length
 }
 
 /** Waits until a series of that name and reason has grown by `count` at least since it was called. */
-async function growing(node: 'node-a' | 'node-b', name: string, labels: Readonly<Record<string, string>>, count = 1): Promise<() => Promise<unknown>> {
+async function growing(
+  node: 'node-a' | 'node-b', name: string, labels: Readonly<Record<string, string>>, count = 1,
+): Promise<() => Promise<unknown>> {
   const before = await world.metric(node, name, labels)
   return () => eventually(`${name} ${JSON.stringify(labels)} of ${node} grows by ${count}`, async () => await world.metric(node, name, labels) >= before + count)
 }
@@ -98,7 +101,10 @@ describe('at the door of a pod', () => {
     ['none', 'noCertificate', async () => ({})],
     ['without an identity', 'noIdentity', async () => showing(await ca.leaf(me(), { names: [{ type: 'dns', value: 'client.shop.svc' }] }))],
     ['of a name that is no identity', 'noIdentity', async () => showing(await ca.leaf('spiffe://cluster.local/admin'))],
-    ['with two identities', 'severalIdentities', async () => showing(await ca.leaf(me(), { names: [{ type: 'url', value: me() }, { type: 'url', value: world.identity('thief') }] }))],
+    ['with two identities', 'severalIdentities', async () => {
+      const names = [me(), world.identity('thief')].map((value) => ({ type: 'url' as const, value }))
+      return showing(await ca.leaf(me(), { names }))
+    }],
     ['for servers only', 'wrongUsage', async () => showing(await ca.leaf(me(), { extended: ['1.3.6.1.5.5.7.3.1'] }))],
     ['of a CA', 'leafIsCa', async () => showing(await ca.leaf(me(), { ca: true }))],
     ['good, in TLS 1.2', 'protocolVersion', async () => ({ ...showing(await ca.leaf(me())), maxVersion: 'TLSv1.2' })],
@@ -269,35 +275,39 @@ describe('a server in the place of another', () => {
   const hijacked = '172.30.0.2'
   beforeAll(async () => {
     // Somebody on the path: what is meant for the victim's tunnel port goes to the node's own.
-    await inNetns(world.netns('node-b'), ['nft', `add table ip hijack; add chain ip hijack pre { type nat hook prerouting priority -150; }; add rule ip hijack pre ip daddr ${world.ip('victim')} tcp dport 15008 dnat to ${hijacked}:15008`])
+    const rules = [
+      'add table ip hijack', 'add chain ip hijack pre { type nat hook prerouting priority -150; }',
+      `add rule ip hijack pre ip daddr ${world.ip('victim')} tcp dport 15008 dnat to ${hijacked}:15008`,
+    ]
+    await inNetns(world.netns('node-b'), ['nft', rules.join('; ')])
   })
   afterAll(() => inNetns(world.netns('node-b'), ['nft', 'delete', 'table', 'ip', 'hijack']))
 
   /** Serves TLS as told; what a client says inside of it is collected. */
-  async function impostor(stolen: Stolen, options: { readonly maxVersion?: 'TLSv1.2'; readonly alpn?: string } = {}): Promise<{ readonly heard: Buffer[]; readonly seen: () => number }> {
+  async function impostor(stolen: Stolen, maxVersion?: 'TLSv1.2'): Promise<{ readonly heard: Buffer[]; readonly seen: () => number }> {
     const heard: Buffer[] = []
     let seen = 0
-    const secureContext = createSecureContext({ cert: stolen.chainPem, key: stolen.key.export({ type: 'pkcs8', format: 'pem' }), ...(options.maxVersion && { maxVersion: options.maxVersion }) })
+    const secureContext = createSecureContext({ ...showing(stolen), ...(maxVersion && { maxVersion }) })
     await hostile.listen('node-b', hijacked, 15_008, (socket) => {
       seen++
-      const tls = new TLSSocket(socket, { isServer: true, secureContext, requestCert: true, rejectUnauthorized: false, ALPNProtocols: [options.alpn ?? 'h2'] })
+      const tls = new TLSSocket(socket, { isServer: true, secureContext, requestCert: true, rejectUnauthorized: false, ALPNProtocols: ['h2'] })
       tls.on('error', () => {}).on('data', (chunk: Buffer) => heard.push(chunk))
     })
     return { heard, seen: () => seen }
   }
 
-  const cases: readonly (readonly [string, string, () => Promise<Stolen>, Parameters<typeof impostor>[1]?])[] = [
+  const cases: readonly (readonly [string, string, () => Promise<Stolen>, 'TLSv1.2'?])[] = [
     ['another identity of the mesh', 'identityMismatch', () => ca.leaf(world.identity('thief'))],
     ['the identity of the client itself', 'identityMismatch', () => ca.leaf(me())],
     ['the right identity by a CA that looks like ours', 'badSignature', () => lookalike.leaf(world.identity('victim'))],
     ['the right identity, expired', 'expired', () => ca.leaf(world.identity('victim'), { notBeforeMs: Date.now() - 2 * day, notAfterMs: Date.now() - 1_000 })],
     ['the right account of another trust domain', 'wrongTrustDomain', () => ca.leaf('spiffe://evil.example/ns/shop/sa/victim')],
     ['the right identity, for clients only', 'wrongUsage', () => ca.leaf(world.identity('victim'), { extended: ['1.3.6.1.5.5.7.3.2'] })],
-    ['the right identity in TLS 1.2', 'protocolVersion', () => ca.leaf(world.identity('victim')), { maxVersion: 'TLSv1.2' }],
+    ['the right identity in TLS 1.2', 'protocolVersion', () => ca.leaf(world.identity('victim')), 'TLSv1.2'],
   ]
-  for (const [what, because, stolen, options] of cases) {
+  for (const [what, because, stolen, maxVersion] of cases) {
     test(`that proves ${what} hears nothing`, async () => {
-      const { heard, seen } = await impostor(await stolen(), options)
+      const { heard, seen } = await impostor(await stolen(), maxVersion)
       const counted = await growing('node-a', 'sidestep_hbone_handshake_failures_total', { side: 'client', because })
       expect(await world.connect('client', 'victim', port.echo, ['--send', 'my secret'])).toMatchObject({ ok: false, errno: 'ECONNRESET' })
       await counted()
@@ -312,7 +322,9 @@ describe('a server in the place of another', () => {
     await eventually('a request is heard', async () => Buffer.concat(heard).includes('PRI * HTTP/2.0'))
   })
 
-  test.each<[string, (socket: Socket) => unknown]>([['speaks plain text', (socket) => socket.write('HTTP/1.1 200 OK\r\n\r\n')], ['hangs up', (socket) => socket.destroy()]])(
+  test.each<[string, (socket: Socket) => unknown]>([
+    ['speaks plain text', (socket) => socket.write('HTTP/1.1 200 OK\r\n\r\n')], ['hangs up', (socket) => socket.destroy()],
+  ])(
     'that %s hears nothing but a Hello', async (_what, act) => {
       const heard: Buffer[] = []
       await hostile.listen('node-b', hijacked, 15_008, (socket) => {

@@ -48,7 +48,10 @@ beforeAll(async () => {
     namespaces: { plain: {}, ...Object.fromEntries(Object.entries(leavers).map(([name, mode]) => [`ns-${name}`, egress(mode)])) },
     yaml: [stringify({
       apiVersion: 'networking.istio.io/v1', kind: 'ServiceEntry', metadata: { name: 'known', namespace: 'ns-shut' },
-      spec: { hosts: ['known.example.com'], addresses: ['240.240.0.9'], ports: [{ number: 80, name: 'tcp', targetPort: port.echo }], resolution: 'STATIC', endpoints: [{ address: knownOutside }] },
+      spec: {
+        hosts: ['known.example.com'], addresses: ['240.240.0.9'], ports: [{ number: 80, name: 'tcp', targetPort: port.echo }],
+        resolution: 'STATIC', endpoints: [{ address: knownOutside }],
+      },
     })],
   })
   api = await serveApi(world.mesh, silentLogger)
@@ -74,7 +77,9 @@ async function served(number: number = port.echo, host = world.ip('server')): Pr
 let policies = 0
 
 /** Has a policy of the server in force while it acts. */
-async function under(spec: object, act: (key: string) => Promise<void>, { namespace = 'shop', annotations = {} }: { namespace?: string; annotations?: Record<string, string> } = {}): Promise<void> {
+async function under(
+  spec: object, act: (key: string) => Promise<void>, { namespace = 'shop', annotations = {} }: { namespace?: string; annotations?: Record<string, string> } = {},
+): Promise<void> {
   const name = `policy-${++policies}`
   world.mesh.apply(policyYaml('AuthorizationPolicy', namespace, name, spec, annotations))
   try {
@@ -116,9 +121,11 @@ describe('AuthorizationPolicy', () => {
     ['ALLOW all but a block', () => ({ rules: [from({ notIpBlocks: [world.ip('client')] })] }), ['buyer', 'teller', 'stranger']],
     ['ALLOW a namespace on a port', () => ({ rules: [{ ...from({ namespaces: ['bank'] }), ...to({ ports: ['7002'] }) }] }), [], ['teller']],
     ['ALLOW one of several rules', () => ({ rules: [from({ namespaces: ['bank'] }), from({ principals: [principal('buyer')] })] }), ['buyer', 'teller']],
-    ['ALLOW on conditions', () => ({ rules: [{ when: [{ key: 'source.namespace', values: ['shop'] }, { key: 'destination.port', notValues: ['7002'] }] }] }), ['client', 'buyer'], []],
+    ['ALLOW on conditions', () => ({ rules: [{ when: [{ key: 'source.namespace', values: ['shop'] }, { key: 'destination.port', notValues: ['7002'] }] }] }),
+      ['client', 'buyer'], []],
     ['ALLOW what only an L7 proxy can judge', () => ({ rules: [{ ...from({ namespaces: ['shop'] }), ...to({ methods: ['GET'] }) }] }), []],
-    ['DENY what only an L7 proxy can judge in full', () => ({ action: 'DENY', rules: [{ ...from({ namespaces: ['shop'] }), ...to({ paths: ['/admin'] }) }] }), ['teller', 'stranger']],
+    ['DENY what only an L7 proxy can judge in full', () => ({ action: 'DENY', rules: [{ ...from({ namespaces: ['shop'] }), ...to({ paths: ['/admin'] }) }] }),
+      ['teller', 'stranger']],
   ]
   for (const [what, spec, onEcho, onBanner = onEcho] of cases) {
     test(what, () => under({ selector: { matchLabels: { app: 'server' } }, ...spec() }, async () => {

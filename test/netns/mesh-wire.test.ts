@@ -167,11 +167,12 @@ describe('STRICT refuses plain text and nothing else', () => {
     const logged = world.logged('node-b', { direction: 'inbound', 'dst.workload': 'far', verdict: 'denied' })
     const cut = world.logged('node-b', { direction: 'inbound', 'dst.workload': 'far', reason: 'policyChanged' })
     const policy = peer('shop', strict)
+    const stood = ended()
     world.mesh.apply(policy)
     try {
       await cut(3)
       expect(await world.connections('node-b')).toHaveLength(3)
-      await eventually('their ends are seen by the application', async () => ended() >= 3)
+      await eventually('their ends are seen by the application', async () => ended() === stood + 3)
       const before = ended()
       const refusals = await world.metric('node-b', 'sidestep_refusals_total')
       expect(await world.connect('stranger', 'far', port.echo, ['--send', 'in the clear'])).toMatchObject({ ok: false, errno: 'ECONNRESET' })
