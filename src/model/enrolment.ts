@@ -5,6 +5,8 @@ import { z } from 'zod'
 export const meshLabel = 'sidestep.dev/mesh'
 export const failureModeLabel = 'sidestep.dev/failure-mode'
 export const dnsLabel = 'sidestep.dev/dns'
+/** Istio's: `http` says that the workload speaks HBONE itself, as a waypoint or a gateway does. */
+export const nativeTunnelLabel = 'networking.istio.io/tunnel'
 
 /** What happens to new connections while the mesh cannot decide: refuse them, or let them pass unmeshed. */
 export const failureModeSchema = z.enum(['closed', 'open'])
@@ -48,9 +50,14 @@ export const agentReplySchema = z.strictObject({
 })
 export type AgentReply = z.infer<typeof agentReplySchema>
 
-/** The pod's label wins over its namespace's; anything but `enabled` means no. */
+/** Whether a workload takes and makes tunnels itself, so that nobody must capture it. */
+export function hasNativeTunnel(labels: Readonly<Record<string, string>>): boolean {
+  return labels[nativeTunnelLabel] === 'http'
+}
+
+/** The pod's label wins over its namespace's; anything but `enabled` means no, and so does a tunnel of its own. */
 export function isEnrolled(namespaceLabels: Readonly<Record<string, string>>, podLabels: Readonly<Record<string, string>>): boolean {
-  return (podLabels[meshLabel] ?? namespaceLabels[meshLabel]) === 'enabled'
+  return !hasNativeTunnel(podLabels) && (podLabels[meshLabel] ?? namespaceLabels[meshLabel]) === 'enabled'
 }
 
 /** Closed unless the namespace (or the pod) says exactly `open`. */

@@ -26,6 +26,11 @@ const ports = (translator: Translator, uid: string, of = key): string[] | undefi
   translator.workloads.get(uid)?.services.get(of)?.map(({ servicePort, targetPort }: PortMapping) => `${servicePort}>${targetPort}`)
 
 describe('a pod', () => {
+  test('one that speaks HBONE itself is reached by HBONE, captured or not', () => {
+    const { workloads } = world([], [pod('gateway', { isCaptured: false, labels: { 'networking.istio.io/tunnel': 'http' } }), pod('b', { labels: { 'networking.istio.io/tunnel': 'no' } })])
+    expect([...workloads.values()].map(({ name, tunnelProtocol, nativeTunnel }) => [name, tunnelProtocol, nativeTunnel])).toEqual([['gateway', 'hbone', true], ['b', 'hbone', false]])
+  })
+
   test('has the uid, names and protocol that Istio gives it', () => {
     const node = object('Node', 'node-a', {}, { labels: { 'topology.kubernetes.io/region': 'r', 'topology.kubernetes.io/zone': 'z', 'topology.istio.io/subzone': 's' } })
     const translator = world([node], [pod('web-1', { labels: { app: 'w', version: 'v2' } })], { trustDomain: 'td', clusterId: 'c1', network: 'n1' })

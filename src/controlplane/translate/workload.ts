@@ -1,6 +1,7 @@
 // What runs, to the model's workloads: pods, WorkloadEntries, a ServiceEntry's own endpoints, endpoints of slices, and the host
 // name behind an ExternalName. Which services and policies apply is handed in.
 import { canonicalIp } from '../../core/address.ts'
+import { hasNativeTunnel } from '../../model/enrolment.ts'
 import type { EndpointSliceManifest, NodeManifest, ServiceEntryManifest, ServiceManifest, WorkloadEntryManifest } from '../../model/manifest.ts'
 import type { WorkloadEntrySpec } from '../../model/manifest-external.ts'
 import type { EndpointSliceEndpoint } from '../../model/manifest-service.ts'
@@ -63,8 +64,8 @@ export function podWorkload(pod: RunningPod, locality: Locality, surroundings: S
     serviceAccount: pod.serviceAccount,
     node: pod.node,
     clusterId: settings.clusterId,
-    tunnelProtocol: pod.isCaptured && !pod.isHostNetwork ? 'hbone' : 'none',
-    nativeTunnel: false,
+    tunnelProtocol: (pod.isCaptured && !pod.isHostNetwork) || hasNativeTunnel(pod.labels) ? 'hbone' : 'none',
+    nativeTunnel: hasNativeTunnel(pod.labels),
     isHostNetwork: pod.isHostNetwork,
     ...canonical(pod.labels, owner.name),
     workloadType: owner.type,
@@ -94,7 +95,7 @@ function whereabouts(address: string | undefined): Pick<Workload, 'ips' | 'hostn
 
 /** Labels and annotations by which its owner says that it speaks HBONE itself. */
 function speaksHbone(labels: Labels, annotations: Labels): boolean {
-  return labels['networking.istio.io/tunnel'] === 'http' || annotations['ambient.istio.io/redirection'] === 'enabled'
+  return hasNativeTunnel(labels) || annotations['ambient.istio.io/redirection'] === 'enabled'
 }
 
 export function entryUid(entry: { readonly namespace: string; readonly name: string }, { clusterId }: TranslateSettings): string {
