@@ -1,6 +1,5 @@
 // One node's ztunnel put together from its rooms: what the mesh is, who the pods are, what is captured and carried. Knows no
 // environment variables, signals or exits; src/bin/ztunnel.ts does.
-import { lookup as lookupName } from 'node:dns/promises'
 import { mkdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { formatAddr } from '../core/address.ts'
@@ -25,6 +24,7 @@ import { NodeIdentities } from './identities.ts'
 import { LiveConnections } from './live-connections.ts'
 import { MeshNames } from './mesh-names.ts'
 import { MeshState } from './mesh-state.ts'
+import { NameLookup } from './name-lookup.ts'
 import type { DnsQueryFacts } from './dns-proxy.ts'
 import { PodSet } from './pod-set.ts'
 import { certificateMetrics, countedAuthority, dnsMetrics, hookMetrics, limitMetrics, podMetrics, xdsMetrics } from './telemetry/component-metrics.ts'
@@ -76,12 +76,13 @@ export class Ztunnel {
         })
       },
     })
+    const names = new NameLookup()
     this.pods = new PodSet({
       redirection, limit: this.limit, mesh: this.mesh, identities: this.identities, pool: this.pool, live: this.live, metrics, hboneEvents: events, accessLog, spans,
       resolver: this.mesh.hasControlPlane ? new Resolver(new MeshNames({ store: this.mesh.store, network: config.network, clusterDomain: config.clusterDomain, isKnown: () => this.mesh.isKnown })) : undefined,
       onDnsQuery: countDns(dnsMetrics(metrics)), clusterDomain: config.clusterDomain,
       podCounters: podMetrics(metrics, { active: () => this.pods.captured, pending: () => this.pods.pending }),
-      lookup: addressOfName, connectTimeoutMs: config.connectTimeoutMs, keepAliveSeconds: config.keepAliveSeconds, logger,
+      lookup: (hostname, preferIpv6) => names.lookup(hostname, preferIpv6), connectTimeoutMs: config.connectTimeoutMs, keepAliveSeconds: config.keepAliveSeconds, logger,
     })
     if (this.identities) certificateMetrics(metrics, this.identities.manager)
     if (this.pool) poolMetrics(metrics, this.pool, () => this.pods.serverConnections)
@@ -183,16 +184,6 @@ function makeIdentities(config: Config, metrics: ZtunnelMetrics, logger: Logger)
     certificatesFile: join(config.stateDirectory, 'certificates.json'),
     logger: logger.child({ component: 'pki' }),
   })
-}
-
-/** With the resolver of the ztunnel's own namespace. */
-async function addressOfName(hostname: string, preferIpv6: boolean): Promise<string> {
-  try {
-    const { address } = await lookupName(hostname, { order: preferIpv6 ? 'ipv6first' : 'ipv4first' })
-    return address
-  } catch (cause) {
-    throw new MeshError('CONNECT_UNREACHABLE', `the name ${hostname} cannot be resolved`, { source: 'upstream', cause })
-  }
 }
 
 function countDns(counters: DnsCounters): (facts: DnsQueryFacts) => void {
