@@ -5,6 +5,8 @@ import type { Socket } from 'node:net'
 import type { TunnelStream } from '../hbone/tunnel-stream.ts'
 import { abortSocket, readInto, sendAtOnce } from '../kernel/live-socket.ts'
 import type { Carried, Carrying } from './carry.ts'
+import { tellingFirst } from './first-bytes.ts'
+import type { FirstBytes } from './first-bytes.ts'
 import { forgetReset, watchForReset } from './reset-watch.ts'
 
 /** Shared by all connections: what was read is copied before anything else is read. */
@@ -17,7 +19,7 @@ const smallBytes = 8_192
 const maxUnsentBytes = 2 * buffer.length
 
 /** Takes over both and leaves them closed; `sent` are the bytes from the socket to the tunnel. */
-export function carryTunnel(given: Socket, tunnel: TunnelStream): Carrying {
+export function carryTunnel(given: Socket, tunnel: TunnelStream, told: FirstBytes = {}): Carrying {
   let unsentBytes = 0
   const intoTunnel = (count: number): void => {
     const own = count > smallBytes ? spare.pop() ?? Buffer.allocUnsafeSlow(buffer.length) : Buffer.allocUnsafe(count)
@@ -32,7 +34,8 @@ export function carryTunnel(given: Socket, tunnel: TunnelStream): Carrying {
       if (wasFull && unsentBytes < maxUnsentBytes && !error && !socket.destroyed) socket.resume()
     })
   }
-  const reading = readInto(buffer, given, intoTunnel)
+  const reading = readInto(buffer, given, tellingFirst(told.fromFirst, intoTunnel))
+  if (reading?.early) told.fromFirst?.()
   const socket = reading?.socket ?? given
   const done = new Promise<Carried>((resolve) => {
     let because: Carried['because'] = 'finished'
@@ -69,7 +72,7 @@ export function carryTunnel(given: Socket, tunnel: TunnelStream): Carrying {
     if (tunnel.closed) closed()
     if (reading?.early) tunnel.send(Buffer.from(reading.early), () => {})
     if (!socket.destroyed) socket.resume()
-    if (!tunnel.destroyed) tunnel.takeWith(intoSocket(socket))
+    if (!tunnel.destroyed) tunnel.takeWith(tellingFirst(told.fromSecond, intoSocket(socket)))
   })
   return {
     done,

@@ -4,6 +4,8 @@ import type { Socket } from 'node:net'
 import { abortSocket, readInto, sendAtOnce } from '../kernel/live-socket.ts'
 import { tcpStatistics } from '../kernel/tcp-info.ts'
 import type { TcpStatistics } from '../kernel/tcp-info.ts'
+import { tellingFirst } from './first-bytes.ts'
+import type { FirstBytes } from './first-bytes.ts'
 import { forgetReset, watchForReset } from './reset-watch.ts'
 
 export interface Carried {
@@ -31,9 +33,11 @@ export interface Carrying {
 const buffer = Buffer.allocUnsafeSlow(256 * 1024)
 
 /** Takes over both sockets (allowHalfOpen, paused or not yet read from) and leaves them closed. */
-export function carry(first: Socket, second: Socket): Carrying {
-  const fromFirst = readInto(buffer, first, (count) => pass(count, a, b))
-  const fromSecond = readInto(buffer, second, (count) => pass(count, b, a))
+export function carry(first: Socket, second: Socket, told: FirstBytes = {}): Carrying {
+  const fromFirst = readInto(buffer, first, tellingFirst(told.fromFirst, (count) => pass(count, a, b)))
+  const fromSecond = readInto(buffer, second, tellingFirst(told.fromSecond, (count) => pass(count, b, a)))
+  if (fromFirst?.early) told.fromFirst?.()
+  if (fromSecond?.early) told.fromSecond?.()
   const a = fromFirst?.socket ?? first
   const b = fromSecond?.socket ?? second
   const done = new Promise<Carried>((resolve) => {

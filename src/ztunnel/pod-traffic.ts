@@ -166,7 +166,7 @@ export class PodTraffic {
       span.end(facts)
       return {
         t: 'accept', baggage: baggageOf(own),
-        carry: (stream) => void this.#carry(reversed(carryTunnel(upstream, stream)), facts, { isReused: true }).finally(leave),
+        carry: (stream) => void this.#carry(reversed(carryTunnel(upstream, stream, { fromFirst: this.#firstByte('destination', startedMs) })), facts, { isReused: true }).finally(leave),
       }
     } catch (error) {
       leave()
@@ -250,8 +250,9 @@ export class PodTraffic {
       const { reporter } = facts()
       span.end(facts(), upstream.t === 'tunnel' ? { isReused: upstream.isReused } : {})
       metrics.stage('connect', reporter, (performance.now() - startedMs) / 1_000)
-      if (upstream.t === 'tunnel') await this.#carry(carryTunnel(socket, upstream.stream), facts(), upstream)
-      else await this.#carry(carry(socket, upstream.socket), facts(), undefined)
+      const told = { fromSecond: this.#firstByte(reporter, startedMs) }
+      if (upstream.t === 'tunnel') await this.#carry(carryTunnel(socket, upstream.stream, told), facts(), upstream)
+      else await this.#carry(carry(socket, upstream.socket, told), facts(), undefined)
     } catch (error) {
       abortSocket(socket)
       span.end(facts(), { error })
@@ -259,6 +260,15 @@ export class PodTraffic {
     } finally {
       this.#share.release()
       leave()
+    }
+  }
+
+  /** To be told when the destination's first byte has come; once. */
+  #firstByte(reporter: ConnectionFacts['reporter'], startedMs: number): () => void {
+    let isTold = false
+    return () => {
+      if (!isTold) this.#parts.metrics.stage('firstByte', reporter, (performance.now() - startedMs) / 1_000)
+      isTold = true
     }
   }
 
