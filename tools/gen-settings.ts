@@ -1,0 +1,55 @@
+// Writes docs/settings.md from the tables of settings that the programs themselves read; with --check it only compares. The
+// page can therefore not say anything that the programs do not do.
+import { readFileSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import * as controlPlane from '../src/controlplane/config.ts'
+import * as ztunnel from '../src/ztunnel/config.ts'
+
+interface Settings {
+  readonly configSchema: { readonly shape: Readonly<Record<string, { readonly description?: string | undefined }>>; parse(given: object): object }
+  readonly variables: Readonly<Record<string, string>>
+}
+
+const page = fileURLToPath(new URL('../docs/settings.md', import.meta.url))
+
+export function settingsPage(): string {
+  return `# Settings
+
+Both programs are configured by environment variables alone. A wrong value is an error that names the setting, and so is a
+variable that begins with \`SIDESTEP_\` and is none of these. \`ztunnel --help\` and \`controlplane --help\` print the same. This
+page is written by \`npm run generate\`.
+
+## ztunnel
+
+Also honoured: [the environment of Istio's ztunnel](istio-compat.md). What is in force, and where it comes from, is in
+\`/config_dump\` of its admin API.
+
+${table(ztunnel)}
+
+## Control plane
+
+${table(controlPlane)}
+`
+}
+
+function table({ configSchema, variables }: Settings): string {
+  const defaults = new Map(Object.entries(configSchema.parse({})))
+  const rows = Object.entries(variables).map(([key, variable]) =>
+    `| \`${variable}\` | ${cell(defaults.get(key))} | ${(configSchema.shape[key]?.description ?? '').replaceAll('|', '\\|')} |`)
+  return ['| variable | default | |', '| --- | --- | --- |', ...rows].join('\n')
+}
+
+function cell(value: unknown): string {
+  const text = String(value)
+  return text === '' ? '' : `\`${text}\``
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const isCheck = process.argv.includes('--check')
+  const wanted = settingsPage()
+  if (!isCheck) writeFileSync(page, wanted)
+  else if (readFileSync(page, 'utf8') !== wanted) {
+    process.stderr.write('docs/settings.md is not what the programs read: run npm run generate\n')
+    process.exitCode = 1
+  }
+}
