@@ -9,6 +9,7 @@ export function checkCommand(survey: () => Promise<readonly Feature[]>, print: (
   return new Command('check')
     .description('show what this kernel and host offer, and what to do where something is missing')
     .addOption(new Option('-o, --output <form>', 'how to show it').choices(['table', 'json']).default('table'))
+    .addHelpText('after', '\nThe exit code is 1 where something is missing without which Sidestep cannot run.\n\nExample:\n  sidestep check -o json')
     .action(async ({ output }: { output: 'table' | 'json' }) => {
       const features = await survey()
       const ok = isUsable(features)

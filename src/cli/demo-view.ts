@@ -63,7 +63,7 @@ export function thingsToTry(name: string, directory: string, examples: string): 
        rm ${shop}/strict-catalogue.yaml
   3. replace a ztunnel while the shop runs: nothing fails; then kill one: its pods' connections are refused until it is back
        ${command(name, 'replace-ztunnel', 'node-a')}
-       kill -9 $(curl -s --unix-socket ${localStateRoot}/${name}/node-a-ztunnel.sock http://ztunnel/state | grep -o '"pid": *[0-9]*' | grep -o '[0-9]*')
+       kill -9 $(curl -s --unix-socket ${localStateRoot}/${name}/node-a-ztunnel.sock http://ztunnel/state | sed 's/.*"pid": *\\([0-9]*\\).*/\\1/')
 
 Ctrl-C ends it and leaves nothing behind.`
 }

@@ -36,6 +36,15 @@ export function upCommand(control: LocalControl, print: (text: string) => void =
     .option('--no-mesh', 'run bare pods, without ztunnels')
     .option('--foreground', 'stay attached and log to stdout; Ctrl-C ends the mesh')
     .option('--timeout <seconds>', 'how long to wait until everything is ready', wholeNumber, 60)
+    .addHelpText('after', `
+It returns when everything is ready; the mesh goes on until \`sidestep down\`. Kinds: Namespace, ServiceAccount, Node, Pod,
+Deployment, Service, EndpointSlice, AuthorizationPolicy, PeerAuthentication, ServiceEntry, WorkloadEntry. A container's command is
+run as it is; images are ignored.
+
+Examples:
+  sidestep up examples/shop
+  sidestep up ./manifests --name second --nodes 3
+  sidestep up ./manifests --foreground`)
     .action(async (directory: string, options: Omit<UpOptions, 'directory'> & { foreground?: boolean; timeout: number }) => {
       const { name, nodes, mesh } = options
       if (options.foreground) return control.runForeground({ directory, name, nodes, mesh })
@@ -77,6 +86,7 @@ export function downCommand(control: LocalControl, print: (text: string) => void
   return new Command('down')
     .description('end a local mesh and remove all it made, also after a crash')
     .addOption(nameOption())
+    .addHelpText('after', '\nExample:\n  sidestep down --name demo')
     .action(async ({ name }: { name: string }) => {
       const { found, problems } = await control.cleanUp(name)
       if (problems.length > 0) throw new MeshError('COMMAND_FAILED', `mesh ${name} is down, but: ${problems.join('; ')}`)

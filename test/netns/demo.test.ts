@@ -1,6 +1,7 @@
 // `npm start` as a newcomer meets it: the example shop comes up, keeps what it claims, and leaves the machine as it was.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { leftoversSince, snapshotMachine } from '../helpers/bpf-leftovers.ts'
@@ -44,6 +45,10 @@ test('the demo shows who talks to whom until it is interrupted, and then leaves 
   const replaced = await run(command.split(' '))
   expect(replaced.text).toMatch(/node-a: ztunnel \d+ serves 3 pods/)
   expect(replaced.code).toBe(0)
+  const kill = /kill -9 .*/.exec(output())?.[0] ?? 'no such words'
+  const after = /ztunnel (\d+) serves/.exec(replaced.text)?.[1] ?? ''
+  expect((await bash(kill)).code).toBe(0)
+  await expect.poll(() => existsSync(`/proc/${after}`), { timeout: 5_000 }).toBe(false)
   const unknown = await run(['replace-ztunnel', 'node-z', '--name', name])
   expect(unknown).toMatchObject({ code: 1, text: expect.stringContaining('it has node-a, node-b') as string })
 
@@ -63,8 +68,11 @@ test('a reader that goes away ends the demo, and it leaves nothing behind', asyn
   expect(await leftoversSince(before)).toEqual([])
 })
 
-async function run(args: readonly string[]): Promise<{ readonly code: number; readonly text: string }> {
-  const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+const run = (args: readonly string[]): ReturnType<typeof outcome> => outcome(process.execPath, [program, ...args])
+const bash = (line: string): ReturnType<typeof outcome> => outcome('bash', ['-c', line])
+
+async function outcome(file: string, args: readonly string[]): Promise<{ readonly code: number; readonly text: string }> {
+  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   let text = ''
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (chunk: string) => (text += chunk))
   const [code] = (await once(child, 'close')) as [number]
