@@ -1,6 +1,6 @@
 // Who may talk to whom, by real connections: AuthorizationPolicy in every form that a connection can answer, dry runs, what a
 // change does to connections that stand, what may leave the mesh, and what becomes of a policy that is written wrongly.
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -9,6 +9,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { silentLogger } from '../../src/core/log.ts'
 import { serveApi } from '../../src/local/api.ts'
 import { runCommand } from '../../src/local/command.ts'
+import { encodeAuthorization } from '../../src/xds/encode.ts'
+import { loadState, saveState } from '../../src/xds/state-file.ts'
 import { isClosed, runProbe, startProbe, startServer } from '../helpers/apps.ts'
 import type { RunningServer } from '../helpers/apps.ts'
 import type { LineProcess } from '../helpers/line-process.ts'
@@ -32,6 +34,7 @@ let world: TunnelWorld
 let api: Awaited<ReturnType<typeof serveApi>> | undefined
 let server: RunningServer
 let bystander: RunningServer
+let vault: RunningServer
 let outside: RunningServer
 
 beforeAll(async () => {
@@ -42,6 +45,7 @@ beforeAll(async () => {
     stranger: { node: 'node-a', namespace: 'plain' },
     server: { node: 'node-b' },
     bystander: { node: 'node-b' },
+    vault: { node: 'node-b', namespace: 'bank' },
     ...Object.fromEntries(Object.keys(leavers).map((name) => [name, { node: 'node-a', namespace: `ns-${name}` }])),
   }, {
     directory: base,
@@ -59,10 +63,11 @@ beforeAll(async () => {
   await inNetns(world.netns('outside'), ['ip', 'addr', 'add', `${knownOutside}/16`, 'dev', 'br0'])
   server = await startServer(options, world.inside('server'))
   bystander = await startServer(options, world.inside('bystander'))
+  vault = await startServer(options, world.inside('vault'))
   outside = await startServer(options, world.inside('outside'))
 })
 afterAll(async () => {
-  await Promise.all([server, bystander, outside].map((each) => each?.stop()))
+  await Promise.all([server, bystander, vault, outside].map((each) => each?.stop()))
   await api?.close()
   await world?.[Symbol.asyncDispose]()
   rmSync(base, { recursive: true })
@@ -312,3 +317,34 @@ test('a policy that is written wrongly is reported on itself, and the last good 
   await world.inForce({ gone: 'shop/lock' })
   expect(await served()).toEqual([...callers])
 })
+
+test('a policy of a later version, of which a part is not understood, refuses rather than passes', async () => {
+  const { controlPlane } = await world.mesh.fullStatus()
+  const pidOf = async (): Promise<number> => (await world.admin('node-b', '/state') as { pid: number }).pid
+  const before = await pidOf()
+  const file = { path: join(world.mesh.paths.nodeState('node-b'), 'mesh.state'), scope: 'Kubernetes cluster.local' }
+  // Our control plane never says such a thing, so the ztunnel hears it from what it kept of an earlier one.
+  process.kill(controlPlane.pid ?? 0, 'SIGSTOP')
+  const stoppedMs = Date.now()
+  try {
+    // What changed last is kept two seconds later; nothing changes any more.
+    await eventually('nothing is left to be kept', async () => Date.now() - Math.max(stoppedMs, statSync(file.path).mtimeMs) > 2_500)
+    const kept = await loadState(file)
+    if (!kept.ok) throw new Error(kept.because)
+    const known = encodeAuthorization({ namespace: 'bank', name: 'later', scope: 'namespace', action: 'deny', isDryRun: false, rules: [] })
+    // One more rule (field 5), of which nothing but a field 14 is said.
+    const value = Buffer.concat([known, Buffer.from([0x2a, 2, 0x70, 1])])
+    await saveState(file, { ...kept.value, authorization: [...kept.value.authorization, { name: 'bank/later', version: '1', aliases: [], value }] })
+    process.kill(before, 'SIGKILL')
+    await eventually('another ztunnel serves', async () => await pidOf().catch(() => before) !== before && world.reaches('client', 'server', port.echo), 20_000)
+    const policy = (await world.policies('node-b')).find(({ name }) => name === 'later')
+    expect(policy?.unsupported).toContain('field 14')
+    const logged = world.logged('node-b', { direction: 'inbound', verdict: 'denied', policy: 'bank/later', reason: 'unsupportedPolicy' })
+    for (const from of ['client', 'teller', 'stranger']) expect(await world.reaches(from, 'vault', port.echo), from).toBe(false)
+    await logged(3)
+    expect(await served()).toEqual([...callers])
+  } finally {
+    process.kill(controlPlane.pid ?? 0, 'SIGCONT')
+  }
+  await eventually('the control plane takes it back', () => world.reaches('client', 'vault', port.echo), 40_000)
+}, 90_000)
