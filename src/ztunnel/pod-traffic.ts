@@ -333,7 +333,8 @@ export class PodTraffic {
   }
 
   #failedConnection(facts: ConnectionFacts, error: unknown, startedMs: number): void {
-    if (error instanceof MeshError && error.code === 'POLICY_DENIED') this.#refused++
+    // By policy, or because of what the client asked for; all else is our failure or the destination's.
+    if (error instanceof MeshError && (error.code === 'POLICY_DENIED' || error.source === 'downstream')) this.#refused++
     else this.#failed++
     recordFailure(facts, error, this.#parts.metrics, this.#parts.accessLog, performance.now() - startedMs)
   }

@@ -1,13 +1,13 @@
 // Steady clients of an echo server: `steady.ts HOST PORT CLIENTS HELD`. Each of CLIENTS asks again and again, with a connection
 // for each question; each of HELD keeps one connection and asks on it. Prints what happened so far, line by line, until standard
-// input ends. A question that is not answered within five seconds has failed, and so has any that meets an error.
+// input ends. A question that is not answered within ten seconds has failed, and so has any that meets an error.
 import { connect } from 'node:net'
 import type { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 const [host = '', port = '', clients = '1', held = '0'] = process.argv.slice(2)
-const answerMs = 5_000
-const betweenMs = 20
+const answerMs = 10_000
+const betweenMs = 200
 const counts = { asked: 0, failed: 0, heldAsked: 0, heldFailed: 0, slowestMs: 0, errors: {} as Record<string, number> }
 const stopping = new AbortController()
 
