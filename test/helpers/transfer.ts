@@ -95,10 +95,13 @@ export class TransferWorld implements AsyncDisposable {
     return pids.map((pid) => readdirSync(`/proc/${pid}/fd`).length)
   }
 
-  /** Waits until no ztunnel carries anything and their open files are back at what they were `before`. */
-  async released(before: readonly number[], timeoutMs = 15_000): Promise<void> {
+  /**
+   * Waits until no ztunnel carries anything and their open files are back at what they were `before`, but for tunnel connections that
+   * are kept for later: `kept` at most.
+   */
+  async released(before: readonly number[], timeoutMs = 15_000, kept = 0): Promise<void> {
     await eventually('every connection has ended', async () => (await this.open()).every((open) => open === 0), timeoutMs)
-    await eventually('every descriptor is closed', async () => (await this.openFiles()).every((files, i) => files <= (before[i] ?? 0) + looseFiles), timeoutMs)
+    await eventually('every descriptor is closed', async () => (await this.openFiles()).every((files, i) => files <= (before[i] ?? 0) + looseFiles + kept), timeoutMs)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -12,8 +12,8 @@ import type { Manner, Target } from '../helpers/transfer.ts'
 const mostAccepted = 8 * MiB
 /** What a ztunnel keeps of one connection: a chunk read and a chunk waiting, each way. */
 const mostKept = 256 * 1024
-/** Growth that has nothing to do with how many readers stall: compiled code, chunks that are not collected yet. */
-const mostGarbage = 96 * MiB
+/** Growth that has nothing to do with how many readers stall: compiled code, and what V8 may leave uncollected (carryingFlags). */
+const mostGarbage = (96 + 128) * MiB
 
 let transfer: TransferWorld
 let filesBefore: readonly number[]
