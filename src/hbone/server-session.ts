@@ -22,6 +22,7 @@ import { keepAlive } from './keepalive.ts'
 import { connectionWindowBytes, serverSessionOptions } from './settings.ts'
 import type { SessionTimeouts } from './settings.ts'
 import { TunnelStream } from './tunnel-stream.ts'
+import { unread } from './unread.ts'
 
 const { NGHTTP2_CANCEL, NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_NO_ERROR } = http2.constants
 
@@ -82,7 +83,11 @@ export class ServerSession {
     this.#session = session
     this.#end = new ConnectionEnd(session, tls, plan.clock, () => this.destroy(this.#isDraining ? 'drained' : 'peerClosed', NGHTTP2_NO_ERROR))
     session.setLocalWindowSize(connectionWindowBytes)
-    session.on('stream', (stream, headers) => this.#onStream(stream, headers))
+    const watch = unread.watch(session, plan.clock)
+    session.on('stream', (stream, headers) => {
+      watch(stream)
+      this.#onStream(stream, headers)
+    })
     session.on('ping', () => this.#count('pingFlood'))
     session.on('remoteSettings', () => this.#count('settingsFlood'))
     session.on('error', (error) => (this.#because ??= 'code' in error ? reasonOf(String(error.code), error.message) : 'error'))
@@ -109,7 +114,8 @@ export class ServerSession {
   /** Cuts every stream. */
   destroy(because: string, code: number = NGHTTP2_CANCEL): void {
     if (this.#isClosed) return
-    this.#because = because
+    // The first reason is the one: what the peer does about being cut is none.
+    this.#because ??= because
     this.#session.destroy(new MeshError('TUNNEL_CLOSED', because), code)
     this.#end.letGo(true)
   }

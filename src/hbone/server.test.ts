@@ -143,6 +143,19 @@ describe('at the door', () => {
     await until(() => bench.count('handshakeFailed', 'timeout') === 1)
   })
 
+  test('a connection that is cut is counted under the reason, also where its peer hangs up at once', async () => {
+    await bench.close()
+    const certificates = new TestCertificates().put(ours).put(await ca.leaf(payments))
+    bench = await startBench({ certificates }, { certificates })
+    const peer = await RawPeer.connect(bench.port, ours)
+    sockets.push(peer.socket)
+    await until(() => bench.server.connections === 1 && peer.socket.bytesRead > 0)
+    peer.socket.on('data', () => peer.socket.end())
+    certificates.revoke(ours)
+    await until(() => bench.count('sessionClosed') === 1)
+    expect(bench.count('sessionClosed', 'revoked')).toBe(1)
+  })
+
   test('connections are limited, in all and for each peer', async () => {
     await bench.close()
     await start({ limits: { maxConnections: 3, maxConnectionsPerPeer: 2 } })
