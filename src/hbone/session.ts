@@ -17,6 +17,7 @@ import { keepAlive } from './keepalive.ts'
 import { connectionWindowBytes } from './settings.ts'
 import type { SessionTimeouts } from './settings.ts'
 import { resetStream, TunnelStream } from './tunnel-stream.ts'
+import { unread } from './unread.ts'
 
 const { NGHTTP2_CANCEL, NGHTTP2_REFUSED_STREAM, NGHTTP2_STREAM_STATE_IDLE } = http2.constants
 
@@ -65,6 +66,7 @@ export class ClientSession {
   readonly #end: ConnectionEnd
   readonly #clock: Clock
   readonly #stopPings: () => void
+  readonly #watchUnread: (stream: ClientHttp2Stream) => void
   readonly #unanswered = new Set<ClientHttp2Stream>()
   readonly #neverSent = new WeakSet<ClientHttp2Stream>()
   #state: SessionState = { t: 'ready' }
@@ -78,6 +80,7 @@ export class ClientSession {
     this.idleSinceMs = clock.monotonicMs()
     this.#end = new ConnectionEnd(session, tls, clock, () => this.destroy('peerClosed'))
     session.setLocalWindowSize(connectionWindowBytes)
+    this.#watchUnread = unread.watch(session, clock)
     session.on('goaway', (code: number, lastStreamId: number) => {
       this.#lastGoodStream = lastStreamId
       this.#giveBackUnsent()
@@ -117,6 +120,7 @@ export class ClientSession {
     if (this.room === 0) return Promise.resolve({ t: 'unsent', because: 'closedBefore' })
     this.#streams++
     const stream = this.#session.request(writeConnectHeaders(request.authority, request.headers), { endStream: false })
+    this.#watchUnread(stream)
     stream.once('close', () => {
       this.#streams--
       this.idleSinceMs = this.#clock.monotonicMs()
