@@ -53,22 +53,26 @@ async function captured({ client }: Shop): Promise<string> {
 }
 
 async function identities(shop: Shop): Promise<string> {
+  const nodes = await shop.nodes()
+  // A pod that connects to nobody is up before its certificate is.
+  await until('each identity has its certificate', async () => (await Promise.all(nodes.map((node) => isCertified(shop, node)))).every(Boolean))
   const proven = new Set<string>()
-  for (const node of await shop.nodes()) {
-    const certificates = await shop.askZtunnel(node, z.array(certificateViewSchema), '/certificates')
-    const workloads = await shop.askZtunnel(node, z.array(workloadViewSchema), '/workloads')
-    for (const { identity } of workloads.filter((each) => each.namespace === 'shop' && each.node === node)) {
-      hold(certificates.some((each) => each.identity === identity && each.state === 'ready'), `${node} has no certificate for ${identity}`)
-    }
+  for (const { name, labels } of (await Promise.all(nodes.map((node) => shop.metrics(node)))).flat()) {
     // Only what a certificate proved is a principal here, and the side that is connected to relies on nothing else.
-    for (const { name, labels } of await shop.metrics(node)) {
-      if (name !== 'istio_tcp_connections_opened_total' || labels.get('reporter') !== 'destination' || labels.get('connection_security_policy') !== 'mutual_tls') continue
-      proven.add(`${labels.get('source_principal')} > ${labels.get('destination_principal')}`)
-    }
+    if (name !== 'istio_tcp_connections_opened_total' || labels.get('reporter') !== 'destination' || labels.get('connection_security_policy') !== 'mutual_tls') continue
+    proven.add(`${labels.get('source_principal')} > ${labels.get('destination_principal')}`)
   }
   const trust = 'spiffe://cluster.local/ns/shop/sa/'
   for (const to of ['catalogue', 'payments']) hold(proven.has(`${trust}frontend > ${trust}${to}`), `nobody proved ${trust}frontend > ${trust}${to}; seen: ${[...proven].join(', ')}`)
   return `${trust}: ${[...proven].toSorted().join(', ').replaceAll(trust, '')}`
+}
+
+/** Whether the node has a good certificate for each identity of the shop that runs there. */
+async function isCertified(shop: Shop, node: string): Promise<boolean> {
+  const certificates = await shop.askZtunnel(node, z.array(certificateViewSchema), '/certificates')
+  const workloads = await shop.askZtunnel(node, z.array(workloadViewSchema), '/workloads')
+  const here = workloads.filter((each) => each.namespace === 'shop' && each.node === node)
+  return here.length > 0 && here.every(({ identity }) => certificates.some((each) => each.identity === identity && each.state === 'ready'))
 }
 
 async function encrypted(shop: Shop): Promise<string> {
@@ -238,6 +242,8 @@ async function ztunnelKilled(shop: Shop): Promise<string> {
   const ask = await shop.plan('shop', name, ['curl', '--silent', '--max-time', '2', `http://${serviceIp}/`])
   process.kill(before.pid, 'SIGKILL')
   const startedAt = performance.now()
+  // Before the kernel has closed its sockets, a connection may still reach one, and be reset.
+  await until('the process is gone', () => Promise.resolve(!isRunning(before.pid)))
   const { code } = await shop.runIn(ask)
   hold(code === 7, `while it was away, curl exited with ${code}: not refused`)
   await until('a ztunnel serves again', async () => (await shop.runIn(ask)).code === 0)
@@ -246,6 +252,15 @@ async function ztunnelKilled(shop: Shop): Promise<string> {
   hold(now.pid !== before.pid, 'it was not killed')
   hold((now.counters['redirected'] ?? 0) >= (before.counters['redirected'] ?? 0), 'the counters of the hooks started again')
   return `refused at once, serving again after ${seconds(awayMs)}, with the same hooks`
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch {
+    // ESRCH: nobody has that pid.
+    return false
+  }
 }
 
 /** Throws where a request of the application failed, or none was made. */
