@@ -17,21 +17,32 @@ const maxSpare = 32
 const smallBytes = 8_192
 /** Bytes of one connection that the tunnel may have without having sent them, before its socket is read no more. */
 const maxUnsentBytes = 2 * buffer.length
+/** Of all connections together: beyond it each may have what was read last and no more, in a buffer of that size. */
+const maxUnsentOfAll = 64 * 1_048_576
+let unsentOfAll = 0
 
 /** Takes over both and leaves them closed; `sent` are the bytes from the socket to the tunnel. */
 export function carryTunnel(given: Socket, tunnel: TunnelStream, told: FirstBytes = {}): Carrying {
   let unsentBytes = 0
+  let isHeldBack = false
   const intoTunnel = (count: number): void => {
-    const own = count > smallBytes ? spare.pop() ?? Buffer.allocUnsafeSlow(buffer.length) : Buffer.allocUnsafe(count)
+    const isLarge = count > smallBytes && unsentOfAll < maxUnsentOfAll
+    const own = isLarge ? spare.pop() ?? Buffer.allocUnsafeSlow(buffer.length) : Buffer.allocUnsafe(count)
     buffer.copy(own, 0, 0, count)
     unsentBytes += count
-    if (unsentBytes >= maxUnsentBytes) socket.pause()
+    unsentOfAll += count
+    if (unsentBytes >= maxUnsentBytes || unsentOfAll >= maxUnsentOfAll) {
+      isHeldBack = true
+      socket.pause()
+    }
     tunnel.send(own.subarray(0, count), (error) => {
-      if (count > smallBytes && spare.length < maxSpare) spare.push(own)
-      const wasFull = unsentBytes >= maxUnsentBytes
+      if (isLarge && spare.length < maxSpare) spare.push(own)
       unsentBytes -= count
+      unsentOfAll -= count
+      if (!isHeldBack || (unsentBytes > 0 && (unsentBytes >= maxUnsentBytes || unsentOfAll >= maxUnsentOfAll))) return
+      isHeldBack = false
       // An error closes the tunnel, and that resets the socket.
-      if (wasFull && unsentBytes < maxUnsentBytes && !error && !socket.destroyed) socket.resume()
+      if (!error && !socket.destroyed) socket.resume()
     })
   }
   const reading = readInto(buffer, given, tellingFirst(told.fromFirst, intoTunnel))
