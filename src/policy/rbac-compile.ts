@@ -85,7 +85,7 @@ function ranges(cidrs: readonly Cidr[], read: (facts: Facts) => PackedIp): Test 
   return (facts) => map.contains(read(facts))
 }
 
-function compileMatch(match: Match): Test {
+export function compileMatch(match: Match): Test {
   if (isEmptyMatch(match)) return never
   const tests: Test[] = []
   const kind = <T>(positive: readonly T[], negative: readonly T[], make: (list: readonly T[]) => Test): void => {

@@ -1,0 +1,120 @@
+// Who may make which request: Istio's order. CUSTOM first (somebody else is asked), then DENY, then, unless there is no ALLOW policy,
+// one ALLOW rule must hold; AUDIT marks and decides nothing. A dry-run policy decides nothing and is reported. Total: never throws,
+// and what cannot be evaluated refuses.
+import type { AuthorizationL7, L7Action } from '../../model/authorization-l7.ts'
+import { policyKey } from '../../model/authorization.ts'
+import { RequestFacts, type AuthorizationRequest } from './authorization-facts.ts'
+import { compileRules, unsupportedL7, type CompiledL7Rule } from './authorization-compile.ts'
+
+export type L7AllowedBecause = 'noAllowPolicies' | 'allowPolicy'
+export type L7DeniedBecause = 'denyPolicy' | 'noAllowMatched' | 'unsupportedPolicy' | 'unreadableAddress'
+/** Closed set: log field, metric label and answer of the command line. */
+export type L7Reason = L7AllowedBecause | L7DeniedBecause
+
+export interface PolicyHit {
+  readonly policy: string
+  readonly rule: number
+}
+
+export interface L7Verdict {
+  /**
+   * Whom to ask before the rest counts, in order, each provider once. All must agree; if one refuses, its answer is the client's.
+   * Asked before DENY is told, because an answer may be a login page where the rest would say 403.
+   */
+  readonly ask: readonly (PolicyHit & { readonly provider: string })[]
+  readonly allowed: boolean
+  readonly because: L7Reason
+  /** `namespace/name` of what decided; absent where the absence of a policy did. */
+  readonly policy?: string
+  readonly rule?: number
+  /** AUDIT policies that matched. */
+  readonly audit: readonly PolicyHit[]
+  readonly dryRun: readonly (PolicyHit & { readonly action: L7Action })[]
+  /** What the answer would be if dry-run policies were in force, CUSTOM ones aside. */
+  readonly allowedWithDryRun: boolean
+}
+
+interface Rules {
+  readonly usable: readonly CompiledL7Rule[]
+  readonly unsupported: string | undefined
+  readonly count: number
+}
+
+const none: readonly never[] = Object.freeze([])
+
+/** All policies that concern one destination, in order of `namespace/name`. */
+export class L7Authorizer {
+  readonly policies: readonly AuthorizationL7[]
+  readonly #custom: Rules
+  readonly #deny: Rules
+  readonly #allow: Rules
+  readonly #audit: Rules
+  readonly #dryRun: Rules
+  readonly #hasDryRunAllow: boolean
+  readonly #hasDryRunUnsupported: boolean
+
+  constructor(policies: readonly AuthorizationL7[]) {
+    this.policies = [...policies].sort((a, b) => (policyKey(a) < policyKey(b) ? -1 : 1))
+    const real = this.policies.filter(({ isDryRun }) => !isDryRun)
+    const dry = this.policies.filter(({ isDryRun }) => isDryRun)
+    this.#custom = rulesOf(real, 'custom')
+    this.#deny = rulesOf(real, 'deny')
+    this.#allow = rulesOf(real, 'allow')
+    this.#audit = rulesOf(real, 'audit')
+    this.#dryRun = rulesOf(dry, undefined)
+    this.#hasDryRunAllow = dry.some(({ action }) => action === 'allow')
+    this.#hasDryRunUnsupported = dry.some((policy) => policy.action === 'deny' && unsupportedL7(policy) !== undefined)
+  }
+
+  evaluate(request: AuthorizationRequest): L7Verdict {
+    const facts = RequestFacts.of(request)
+    if (!facts) return { ask: none, allowed: false, because: 'unreadableAddress', audit: none, dryRun: none, allowedWithDryRun: false }
+    const denied = first(this.#deny, facts)
+    const hasAllow = this.#allow.count > 0
+    const permitted = hasAllow ? first(this.#allow, facts) : undefined
+    const unsupported = this.#custom.unsupported ?? this.#deny.unsupported
+    const dryRun = this.#dryRun.usable.length === 0 ? none : firstOfEach(this.#dryRun, facts).map(({ key, rule, policy }) => ({ policy: key, rule, action: policy.action }))
+    const wouldDeny = denied !== undefined || unsupported !== undefined || this.#hasDryRunUnsupported || dryRun.some(({ action }) => action === 'deny')
+    const wouldPermit = (!hasAllow && !this.#hasDryRunAllow) || permitted !== undefined || dryRun.some(({ action }) => action === 'allow')
+    const common = {
+      ask: this.#custom.usable.length === 0 ? none : asked(firstOfEach(this.#custom, facts)),
+      audit: this.#audit.usable.length === 0 ? none : firstOfEach(this.#audit, facts).map(({ key, rule }) => ({ policy: key, rule })),
+      dryRun, allowedWithDryRun: !wouldDeny && wouldPermit,
+    }
+    if (denied) return { allowed: false, because: 'denyPolicy', policy: denied.key, rule: denied.rule, ...common }
+    if (unsupported !== undefined) return { allowed: false, because: 'unsupportedPolicy', policy: unsupported, ...common }
+    if (!hasAllow) return { allowed: true, because: 'noAllowPolicies', ...common }
+    if (permitted) return { allowed: true, because: 'allowPolicy', policy: permitted.key, rule: permitted.rule, ...common }
+    if (this.#allow.unsupported !== undefined) return { allowed: false, because: 'unsupportedPolicy', policy: this.#allow.unsupported, ...common }
+    return { allowed: false, because: 'noAllowMatched', ...common }
+  }
+}
+
+function rulesOf(policies: readonly AuthorizationL7[], action: L7Action | undefined): Rules {
+  const wanted = action === undefined ? policies : policies.filter((policy) => policy.action === action)
+  const unsupported = wanted.find((policy) => unsupportedL7(policy) !== undefined)
+  return {
+    usable: wanted.flatMap((policy) => (unsupportedL7(policy) === undefined ? compileRules(policy) : [])),
+    unsupported: unsupported && policyKey(unsupported),
+    count: wanted.length,
+  }
+}
+
+function first({ usable }: Rules, facts: RequestFacts): CompiledL7Rule | undefined {
+  for (const rule of usable) if (rule.holds(facts)) return rule
+  return undefined
+}
+
+function firstOfEach({ usable }: Rules, facts: RequestFacts): CompiledL7Rule[] {
+  const found: CompiledL7Rule[] = []
+  for (const rule of usable) if (found.at(-1)?.policy !== rule.policy && rule.holds(facts)) found.push(rule)
+  return found
+}
+
+function asked(rules: readonly CompiledL7Rule[]): L7Verdict['ask'] {
+  const found: (PolicyHit & { readonly provider: string })[] = []
+  for (const { key, rule, policy: { provider } } of rules) {
+    if (provider !== undefined && !found.some((each) => each.provider === provider)) found.push({ policy: key, rule, provider })
+  }
+  return found
+}
