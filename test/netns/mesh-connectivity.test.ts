@@ -233,7 +233,7 @@ test('400 connections at once, of one client and service, share few connections 
     .flatMap(({ destination, direction }) => (direction === 'outbound' && destination.service?.startsWith('server.') ? destination.workload ?? [] : []))
   const streams = (): Promise<number> => world.metric('node-a', 'sidestep_hbone_streams_total', { side: 'client' })
   const before = [await handshakes(), await streams()] as const
-  await using crowd = await startProbe('many', [vip(50), 81, count, '--hold', 2, '--timeout', 20_000], world.inside('client', { timeoutMs: 40_000 }))
+  await using crowd = await startProbe('many', [vip(50), 81, count, '--hold', 10, '--timeout', 20_000], world.inside('client', { timeoutMs: 60_000 }))
   await eventually('all are carried', async () => (await ofCrowd()).length === count, 20_000)
   const carried = await ofCrowd()
   // Least loaded of two: neither endpoint has much more than the other.
