@@ -108,6 +108,12 @@ export interface Native {
   programTestRun(program: OwnedFd, data?: Uint8Array, context?: Uint8Array): { result: number; context: Buffer }
 
   connectTcp(netns: OwnedFd, options: NativeSocketOptions): Promise<OwnedFd>
+  /** Neither bound nor connected; fewer than `count` where descriptors run out. */
+  makeTcpSockets(netns: OwnedFd, isIp6: boolean, count: number): Promise<OwnedFd[]>
+  /** Connects one of those: 0 connected, 1 under way (awaitConnect), 2 the port it chose is taken, so another socket is needed. Throws what failed. */
+  connectMade(socket: OwnedFd, options: NativeSocketOptions): 0 | 1 | 2
+  /** The same socket, connected; the descriptor given stays the caller's. Rejects with what failed, after `timeoutMs` with ETIMEDOUT. */
+  awaitConnect(socket: OwnedFd, timeoutMs: number): Promise<OwnedFd>
   listenTcp(netns: OwnedFd, options: NativeSocketOptions): Promise<OwnedFd>
   bindUdp(netns: OwnedFd, options: NativeSocketOptions): Promise<OwnedFd>
   /** struct tcp_info of a socket's descriptor. */

@@ -64,6 +64,9 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("getPinned", GetPinned);
   add("programTestRun", ProgramTestRun);
   add("connectTcp", ConnectTcp);
+  add("makeTcpSockets", MakeTcpSockets);
+  add("connectMade", ConnectMade);
+  add("awaitConnect", AwaitConnect);
   add("listenTcp", ListenTcp);
   add("bindUdp", BindUdp);
   add("tcpInfo", TcpInfo);

@@ -65,6 +65,10 @@ void NetnsThread::Stop() {
 Napi::Value NetnsThread::Post(const Napi::Value& netns, std::unique_ptr<NetnsJob> job) {
   job->netns_ = OwnedFd::DuplicateOf(netns);
   if (!job->netns_.IsOpen()) return env_.Undefined();
+  return Post(std::move(job));
+}
+
+Napi::Value NetnsThread::Post(std::unique_ptr<NetnsJob> job) {
   job->deferred_.emplace(env_);
   if (!job->deferred_->IsThere()) return env_.Undefined();
   const Napi::Value promise(env_, job->deferred_->Promise());
@@ -90,7 +94,7 @@ void NetnsThread::Main() {
       batch.swap(queue_);
     }
     for (auto& job : batch) {
-      at_home = false;
+      if (job->netns_.IsOpen()) at_home = false;
       Start(std::move(job));
     }
     if (!at_home) {
@@ -119,7 +123,7 @@ int NetnsThread::NextTimeoutMs() const {
 }
 
 void NetnsThread::Start(std::unique_ptr<NetnsJob> job) {
-  if (setns(job->netns_.Get(), CLONE_NEWNET) != 0) {
+  if (job->netns_.IsOpen() && setns(job->netns_.Get(), CLONE_NEWNET) != 0) {
     job->failure_ = LastFailure("setns");
     Settle(std::move(job));
     return;

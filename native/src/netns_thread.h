@@ -52,6 +52,8 @@ class NetnsThread {
 
   /** Queues `job` for the namespace in `netns` (an OwnedFd) and returns its promise. */
   Napi::Value Post(const Napi::Value& netns, std::unique_ptr<NetnsJob> job);
+  /** The same for a job that needs no namespace. */
+  Napi::Value Post(std::unique_ptr<NetnsJob> job);
 
  private:
   using Clock = std::chrono::steady_clock;

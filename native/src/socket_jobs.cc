@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 
@@ -147,6 +148,28 @@ bool SetKeepAlive(int fd, int seconds, Failure* failure) {
          SetOption(fd, IPPROTO_TCP, TCP_KEEPCNT, kQuestions, "TCP_KEEPCNT", failure);
 }
 
+/** What `options` ask of a fresh socket, before it is bound; false with a failure. */
+bool Configure(int raw, int type, const SocketOptions& options, Failure* failure) {
+  const bool is_ip6 = options.address.Family() == AF_INET6;
+  if (options.storage_map.IsOpen()) {
+    if (bpf_map_update_elem(options.storage_map.Get(), &raw, options.storage_value.data(), BPF_ANY) != 0) {
+      *failure = LastFailure("bpf_map_update_elem", "socket storage");
+      return false;
+    }
+  }
+  if (type == SOCK_STREAM && !SetOption(raw, IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY", failure)) return false;
+  const int silence = static_cast<int>(options.keep_alive_seconds);
+  if (type == SOCK_STREAM && silence > 0 && !SetKeepAlive(raw, silence, failure)) return false;
+  if (is_ip6 && !SetOption(raw, IPPROTO_IPV6, IPV6_V6ONLY, options.dual_stack ? 0 : 1, "IPV6_V6ONLY", failure)) return false;
+  if (options.transparent) {
+    const bool done = is_ip6 ? SetOption(raw, IPPROTO_IPV6, IPV6_TRANSPARENT, 1, "IPV6_TRANSPARENT", failure)
+                             : SetOption(raw, IPPROTO_IP, IP_TRANSPARENT, 1, "IP_TRANSPARENT", failure);
+    if (!done) return false;
+  }
+  if (options.mark != 0 && !SetOption(raw, SOL_SOCKET, SO_MARK, static_cast<int>(options.mark), "SO_MARK", failure)) return false;
+  return !options.reuse_port || SetOption(raw, SOL_SOCKET, SO_REUSEPORT, 1, "SO_REUSEPORT", failure);
+}
+
 /** A configured socket, not yet bound. An open descriptor or a failure. */
 UniqueFd MakeSocket(int type, const SocketOptions& options, Failure* failure) {
   UniqueFd fd(socket(options.address.Family(), type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -154,26 +177,46 @@ UniqueFd MakeSocket(int type, const SocketOptions& options, Failure* failure) {
     *failure = LastFailure("socket");
     return {};
   }
-  const int raw = fd.Get();
-  const bool is_ip6 = options.address.Family() == AF_INET6;
-  if (options.storage_map.IsOpen()) {
-    if (bpf_map_update_elem(options.storage_map.Get(), &raw, options.storage_value.data(), BPF_ANY) != 0) {
-      *failure = LastFailure("bpf_map_update_elem", "socket storage");
-      return {};
-    }
-  }
-  if (type == SOCK_STREAM && !SetOption(raw, IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY", failure)) return {};
-  const int silence = static_cast<int>(options.keep_alive_seconds);
-  if (type == SOCK_STREAM && silence > 0 && !SetKeepAlive(raw, silence, failure)) return {};
-  if (is_ip6 && !SetOption(raw, IPPROTO_IPV6, IPV6_V6ONLY, options.dual_stack ? 0 : 1, "IPV6_V6ONLY", failure)) return {};
-  if (options.transparent) {
-    const bool done = is_ip6 ? SetOption(raw, IPPROTO_IPV6, IPV6_TRANSPARENT, 1, "IPV6_TRANSPARENT", failure)
-                             : SetOption(raw, IPPROTO_IP, IP_TRANSPARENT, 1, "IP_TRANSPARENT", failure);
-    if (!done) return {};
-  }
-  if (options.mark != 0 && !SetOption(raw, SOL_SOCKET, SO_MARK, static_cast<int>(options.mark), "SO_MARK", failure)) return {};
-  if (options.reuse_port && !SetOption(raw, SOL_SOCKET, SO_REUSEPORT, 1, "SO_REUSEPORT", failure)) return {};
+  if (!Configure(fd.Get(), type, options, failure)) return {};
   return fd;
+}
+
+/** Random, so that a stranger cannot foresee the four-tuple of the next delivery. */
+std::uint16_t RandomPort(std::uint32_t port_range) {
+  const std::uint32_t first = port_range & 0xffffU;
+  const std::uint32_t last = port_range >> 16U;
+  std::uint32_t random = 0;
+  // The kernel's pool is ready long before pods are; without it the first port serves as well.
+  (void)!getrandom(&random, sizeof(random), GRND_NONBLOCK);
+  return static_cast<std::uint16_t>(first + random % (last - first + 1));
+}
+
+/** One source address and port may serve many destinations: connect judges the whole four-tuple. A port from the given
+ *  range is chosen here, because IP_LOCAL_PORT_RANGE only narrows the namespace's own range and ignores one outside. */
+bool BindSource(int fd, const SocketOptions& options, Failure* failure) {
+  if (!options.source) return true;
+  Address source = *options.source;
+  if (options.port_range == 0) {
+    if (!SetOption(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1, "IP_BIND_ADDRESS_NO_PORT", failure)) return false;
+  } else {
+    if (!SetOption(fd, SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR", failure)) return false;
+    // sin_port and sin6_port lie at the same place.
+    reinterpret_cast<sockaddr_in*>(&source.storage)->sin_port = htons(RandomPort(options.port_range));
+  }
+  if (bind(fd, source.Get(), source.length) == 0) return true;
+  *failure = LastFailure("bind");
+  return false;
+}
+
+/** Another socket may find another port. */
+bool IsTakenPort(const Failure& failure) { return failure.error == EADDRINUSE || failure.error == EADDRNOTAVAIL; }
+
+/** What connecting `fd` came to; a failure, or none. */
+Failure ConnectError(int fd) {
+  int error = 0;
+  socklen_t length = sizeof(error);
+  if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
+  return error == 0 ? Failure{} : Failure{error, "connect", {}};
 }
 
 class SocketJob : public NetnsJob {
@@ -195,15 +238,10 @@ class ConnectJob : public SocketJob {
     do {
       failure_ = {};
       Try();
-    } while (--tries > 0 && (failure_.error == EADDRINUSE || failure_.error == EADDRNOTAVAIL));
+    } while (--tries > 0 && IsTakenPort(failure_));
   }
 
-  void Finish() override {
-    int error = 0;
-    socklen_t length = sizeof(error);
-    if (getsockopt(fd_.Get(), SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
-    if (error != 0) failure_ = Failure{error, "connect", {}};
-  }
+  void Finish() override { failure_ = ConnectError(fd_.Get()); }
 
  private:
   /** With every second port of the range taken, this many tries fail once in 10^19. */
@@ -212,7 +250,7 @@ class ConnectJob : public SocketJob {
   void Try() {
     fd_ = MakeSocket(SOCK_STREAM, options_, &failure_);
     if (failure_) return;
-    if (options_.source && !BindSource()) return;
+    if (!BindSource(fd_.Get(), options_, &failure_)) return;
     if (connect(fd_.Get(), options_.address.Get(), options_.address.length) == 0) return;
     if (errno == EINPROGRESS) {
       pending_fd_ = fd_.Get();
@@ -220,34 +258,46 @@ class ConnectJob : public SocketJob {
       failure_ = LastFailure("connect");
     }
   }
+};
 
-  /** One source address and port may serve many destinations: connect judges the whole four-tuple. A port from the given
-   *  range is chosen here, because IP_LOCAL_PORT_RANGE only narrows the namespace's own range and ignores one outside. */
-  bool BindSource() {
-    const int fd = fd_.Get();
-    Address source = *options_.source;
-    if (options_.port_range == 0) {
-      if (!SetOption(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1, "IP_BIND_ADDRESS_NO_PORT", &failure_)) return false;
-    } else {
-      if (!SetOption(fd, SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR", &failure_)) return false;
-      const std::uint16_t port = htons(RandomPort());
-      // sin_port and sin6_port lie at the same place.
-      reinterpret_cast<sockaddr_in*>(&source.storage)->sin_port = port;
+/** Sockets that are not connected yet: only making one needs the namespace, so the JavaScript thread can do the rest. */
+class MakeSocketsJob : public NetnsJob {
+ public:
+  MakeSocketsJob(int family, std::uint32_t count) : family_(family), count_(count) {}
+
+  void Run() override {
+    while (made_.size() < count_) {
+      UniqueFd fd(socket(family_, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+      if (!fd.IsOpen()) {
+        if (made_.empty()) failure_ = LastFailure("socket");
+        return;
+      }
+      made_.push_back(std::move(fd));
     }
-    if (bind(fd, source.Get(), source.length) == 0) return true;
-    failure_ = LastFailure("bind");
-    return false;
   }
 
-  /** Random, so that a stranger cannot foresee the four-tuple of the next delivery. */
-  [[nodiscard]] std::uint16_t RandomPort() const {
-    const std::uint32_t first = options_.port_range & 0xffffU;
-    const std::uint32_t last = options_.port_range >> 16U;
-    std::uint32_t random = 0;
-    // The kernel's pool is ready long before pods are; without it the first port serves as well.
-    (void)!getrandom(&random, sizeof(random), GRND_NONBLOCK);
-    return static_cast<std::uint16_t>(first + random % (last - first + 1));
+  Napi::Value Result(Napi::Env env) override {
+    Napi::Array result = Napi::Array::New(env, made_.size());
+    for (std::uint32_t i = 0; i < made_.size(); i++) result.Set(i, OwnedFd::New(env, std::move(made_[i])));
+    return result;
   }
+
+ private:
+  int family_;
+  std::uint32_t count_;
+  std::vector<UniqueFd> made_;
+};
+
+/** Waits for a connect that is under way; needs no namespace. */
+class AwaitConnectJob : public NetnsJob {
+ public:
+  explicit AwaitConnectJob(UniqueFd fd) : fd_(std::move(fd)) {}
+  void Run() override { pending_fd_ = fd_.Get(); }
+  void Finish() override { failure_ = ConnectError(fd_.Get()); }
+  Napi::Value Result(Napi::Env env) override { return OwnedFd::New(env, std::move(fd_)); }
+
+ private:
+  UniqueFd fd_;
 };
 
 class BindJob : public SocketJob {
@@ -286,6 +336,53 @@ Napi::Value PostSocketJob(const Napi::CallbackInfo& info, Args... args) {
 }  // namespace
 
 Napi::Value ConnectTcp(const Napi::CallbackInfo& info) { return PostSocketJob<ConnectJob>(info); }
+
+Napi::Value MakeTcpSockets(const Napi::CallbackInfo& info) {
+  static constexpr std::uint32_t kMost = 256;
+  std::uint32_t count = 0;
+  if (!ReadUint32(info[2], "count", &count, kMost)) return info.Env().Undefined();
+  NetnsThread* thread = NetnsThread::Of(info.Env());
+  if (thread == nullptr) return info.Env().Undefined();
+  const int family = info[1].ToBoolean().Value() ? AF_INET6 : AF_INET;
+  return thread->Post(info[0], std::make_unique<MakeSocketsJob>(family, count));
+}
+
+Napi::Value ConnectMade(const Napi::CallbackInfo& info) {
+  enum Outcome : std::uint8_t { kConnected, kUnderWay, kPortTaken };
+  Napi::Env env = info.Env();
+  SocketOptions options;
+  std::uint32_t timeout_ms = 0;
+  const int fd = OwnedFd::FdOf(info[0]);
+  if (fd < 0 || !ReadOptions(info[1], &options, &timeout_ms)) return env.Undefined();
+  Failure failure;
+  if (Configure(fd, SOCK_STREAM, options, &failure) && BindSource(fd, options, &failure)) {
+    if (connect(fd, options.address.Get(), options.address.length) == 0) return Napi::Number::New(env, kConnected);
+    if (errno != EINPROGRESS) {
+      failure = LastFailure("connect");
+    } else {
+      // Over a loopback the answer is there already; the call could not see it, since it held the socket's lock.
+      pollfd entry{.fd = fd, .events = POLLOUT, .revents = 0};
+      if (poll(&entry, 1, 0) <= 0) return Napi::Number::New(env, kUnderWay);
+      failure = ConnectError(fd);
+    }
+  }
+  if (!failure) return Napi::Number::New(env, kConnected);
+  if (options.port_range != 0 && IsTakenPort(failure)) return Napi::Number::New(env, kPortTaken);
+  Throw(env, failure);
+  return env.Undefined();
+}
+
+Napi::Value AwaitConnect(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  std::uint32_t timeout_ms = 0;
+  if (!ReadUint32(info[1], "timeoutMs", &timeout_ms)) return env.Undefined();
+  UniqueFd fd = OwnedFd::DuplicateOf(info[0]);
+  NetnsThread* thread = fd.IsOpen() ? NetnsThread::Of(env) : nullptr;
+  if (thread == nullptr) return env.Undefined();
+  auto job = std::make_unique<AwaitConnectJob>(std::move(fd));
+  job->timeout_ = std::chrono::milliseconds(timeout_ms);
+  return thread->Post(std::move(job));
+}
 
 Napi::Value ListenTcp(const Napi::CallbackInfo& info) { return PostSocketJob<BindJob>(info, SOCK_STREAM); }
 

@@ -8,6 +8,12 @@ namespace sidestep {
 
 /** connectTcp(netns, options) -> Promise<OwnedFd> of a connected, non-blocking socket. */
 Napi::Value ConnectTcp(const Napi::CallbackInfo& info);
+/** makeTcpSockets(netns, isIp6, count) -> Promise<OwnedFd[]>: not bound, not connected; fewer where descriptors run out. */
+Napi::Value MakeTcpSockets(const Napi::CallbackInfo& info);
+/** connectMade(socket, options) -> 0 connected, 1 under way, 2 its port is taken; throws what failed. Never waits. */
+Napi::Value ConnectMade(const Napi::CallbackInfo& info);
+/** awaitConnect(socket, timeoutMs) -> Promise<OwnedFd> of the same socket, connected; the one given is the caller's to close. */
+Napi::Value AwaitConnect(const Napi::CallbackInfo& info);
 /** listenTcp(netns, options) -> Promise<OwnedFd> */
 Napi::Value ListenTcp(const Napi::CallbackInfo& info);
 /** bindUdp(netns, options) -> Promise<OwnedFd> */

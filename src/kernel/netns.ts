@@ -2,6 +2,7 @@
 // address that a peer could claim. Close it, or the namespace outlives the pod.
 import { native } from './native.ts'
 import type { OwnedFd } from './native.ts'
+import { SpareSockets } from './spare-sockets.ts'
 import { bytesToIp, ipToBytes, isIpv6Address } from '../core/address.ts'
 import type { SocketAddr } from '../core/address.ts'
 import { MeshError } from '../core/errors.ts'
@@ -23,11 +24,13 @@ export class Netns {
   readonly fd: OwnedFd
   readonly cookie: bigint
   readonly inode: bigint
+  readonly spareSockets: SpareSockets
 
   private constructor(fd: OwnedFd, info: { cookie: bigint; inode: bigint }) {
     this.fd = fd
     this.cookie = info.cookie
     this.inode = info.inode
+    this.spareSockets = new SpareSockets(fd)
   }
 
   /** `path` opens a namespace, such as /proc/PID/ns/net. Throws SYSCALL_FAILED. */
@@ -71,6 +74,7 @@ export class Netns {
   }
 
   close(): void {
+    this.spareSockets.close()
     this.fd.close()
   }
 }

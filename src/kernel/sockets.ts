@@ -6,6 +6,7 @@ import type { NativeSocketOptions, OwnedFd } from './native.ts'
 import { native } from './native.ts'
 import type { Netns } from './netns.ts'
 import { nativeAddress } from './netns.ts'
+import { connectSpare } from './spare-sockets.ts'
 import type { SocketAddr } from '../core/address.ts'
 import { isIpv6Address } from '../core/address.ts'
 
@@ -34,7 +35,7 @@ export interface ConnectOptions {
 
 /** A connected socket with half-close kept and TCP_NODELAY set. Rejects with CONNECT_*, or SYSCALL_FAILED. */
 export async function connectInNetns(netns: Netns, options: ConnectOptions): Promise<Socket> {
-  const fd = await native().connectTcp(netns.fd, {
+  const nativeOptions = {
     address: nativeAddress({ ip: options.host, port: options.port }),
     ...(options.source && { source: nativeAddress(options.source) }),
     ...(options.portRange && { portRange: options.portRange[1] * 65_536 + options.portRange[0] }),
@@ -43,7 +44,9 @@ export async function connectInNetns(netns: Netns, options: ConnectOptions): Pro
     timeoutMs: options.timeoutMs ?? 10_000,
     keepAliveSeconds: options.keepAliveSeconds ?? 0,
     ...options.socketMark,
-  })
+  }
+  const spare = netns.spareSockets.take(isIpv6Address(options.host) ? 'ip6' : 'ip4')
+  const fd = (spare && await connectSpare(spare, nativeOptions)) ?? await native().connectTcp(netns.fd, nativeOptions)
   return new Socket({ fd: fd.release(), readable: true, writable: true, allowHalfOpen: true })
 }
 
