@@ -41,7 +41,7 @@ export const configSchema = z.strictObject({
   podNamespace: z.string().min(1).max(63).default('sidestep-system').describe('Namespace of the pod of this ztunnel.'),
   instanceIp: z.union([z.literal(''), z.ipv4(), z.ipv6()]).default('').describe('Address of the pod of this ztunnel, for the control plane; empty does not tell it.'),
   crlFile: z.string().default('').describe('Certificates that are revoked, PEM or DER, watched; empty for none.'),
-  stateDirectory: z.string().min(1).default('/var/lib/sidestep').describe('Keeps what the control plane said last, for a start without it.'),
+  stateDirectory: z.string().min(1).default('/var/lib/sidestep').describe('Keeps what the control plane said last, and certificates with their keys (mode 0600), for a start without it.'),
   clusterId: z.string().min(1).max(253).default('Kubernetes').describe('Cluster name, for the control plane.'),
   clusterDomain: z.string().min(1).max(253).default('cluster.local').describe('Domain of the names of services.'),
   network: z.string().max(253).default('').describe('Network of this node; empty in a mesh of one network.'),
