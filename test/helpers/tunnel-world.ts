@@ -31,7 +31,7 @@ export interface PodPlan {
   readonly labels?: Readonly<Record<string, string>>
 }
 
-export interface TunnelWorldOptions extends Partial<Pick<LocalMeshOptions, 'directory' | 'ztunnelEnvironment' | 'controlPlaneEnvironment'>> {
+export interface TunnelWorldOptions extends Partial<Pick<LocalMeshOptions, 'directory' | 'ztunnelCommand' | 'ztunnelEnvironment' | 'controlPlaneEnvironment'>> {
   /** Further YAML. */
   readonly yaml?: readonly string[]
   /** Labels of namespaces; those that are not named here are in the mesh. */
@@ -180,12 +180,15 @@ export class TunnelWorld implements AsyncDisposable {
     return readFileSync(join(this.mesh.paths.logs, `ztunnel-${node}.log`), 'utf8').split('\n').flatMap(jsonOf)
   }
 
-  /** The next lines of a ztunnel's log that have these fields: call it before, await the answer of what it returns after. */
+  /**
+   * The next lines of a ztunnel's log that have these fields: call it before, await the answer of what it returns after. Lines are
+   * written late and in batches, so their own time counts, not when they are there.
+   */
   logged(node: NodeName, fields: LogLine): (count?: number) => Promise<readonly LogLine[]> {
-    const matching = (): readonly LogLine[] => this.log(node).filter((line) => Object.entries(fields).every(([key, value]) => line[key] === value))
-    const before = matching().length
+    const sinceMs = Date.now()
+    const isWanted = (line: LogLine): boolean => Number(line['time']) >= sinceMs && Object.entries(fields).every(([key, value]) => line[key] === value)
     return (count = 1) => eventually(`${node} logs ${count} of ${JSON.stringify(fields)}`, async () => {
-      const found = matching().slice(before)
+      const found = this.log(node).filter(isWanted)
       return found.length >= count && found
     })
   }
