@@ -1,9 +1,12 @@
 import { describe, expect, test } from 'vitest'
 import { egressLabel, egressSetting } from '../model/egress.ts'
+import { WorkloadStore } from '../model/workload-store.ts'
 import type { Destination } from './destination.ts'
 import { egressVerdict, leavesMesh } from './egress.ts'
 import { testService, testWorkload } from './test-fixtures.ts'
 
+const caller = testWorkload('caller')
+const leaves = (destination: Destination, store = new WorkloadStore()): boolean => leavesMesh(destination, caller, store)
 const outside = (ip: string): Destination => ({ t: 'passthrough', to: { ip, port: 443 }, because: 'unknownDestination' })
 
 describe('a destination outside the mesh', () => {
@@ -20,9 +23,28 @@ describe('a destination outside the mesh', () => {
   })
 
   test('is one that nobody in the mesh knows, and not loopback', () => {
-    expect([leavesMesh(outside('1.1.1.1')), leavesMesh(outside('2001:db8::1'))]).toEqual([true, true])
-    expect([leavesMesh(outside('127.0.0.1')), leavesMesh(outside('::1'))]).toEqual([false, false])
-    expect(leavesMesh({ t: 'passthrough', to: { ip: '1.1.1.1', port: 443 }, because: 'passthroughService', service: testService('x') })).toBe(false)
-    expect(leavesMesh({ t: 'refuse', because: 'selfCall', code: 'CONNECT_REFUSED' })).toBe(false)
+    expect([leaves(outside('1.1.1.1')), leaves(outside('2001:db8::1'))]).toEqual([true, true])
+    expect([leaves(outside('127.0.0.1')), leaves(outside('::1'))]).toEqual([false, false])
+    expect(leaves({ t: 'passthrough', to: { ip: '1.1.1.1', port: 443 }, because: 'passthroughService', service: testService('x') })).toBe(false)
+    expect(leaves({ t: 'refuse', because: 'selfCall', code: 'CONNECT_REFUSED' })).toBe(false)
+  })
+
+  test('is a machine outside on other ports than those it is known by, or known to others only', () => {
+    const machine = testWorkload('machine', {
+      uid: 'Kubernetes/networking.istio.io/ServiceEntry/n/db/192.0.2.1', ips: ['192.0.2.1'], tunnelProtocol: 'none',
+      services: new Map([['n/db.example', [{ servicePort: 5432, targetPort: 5432, appProtocol: 'tcp' }]]]),
+    })
+    const to = (port: number): Destination => ({
+      t: 'plain', workload: machine, to: { kind: 'address', addr: { ip: '192.0.2.1', port } }, choice: { because: 'addressed', isPanic: false },
+    })
+    const store = new WorkloadStore()
+    expect(leaves(to(5432), store)).toBe(true)
+    const db = testService('db', { namespace: 'n', hostname: 'db.example' })
+    store.apply({ services: [db] })
+    expect([leaves(to(5432), store), leaves(to(22), store)]).toEqual([false, true])
+    store.apply({ services: [{ ...db, isNamespaceLocal: true }] })
+    expect(leaves(to(5432), store)).toBe(caller.namespace !== 'n')
+    // A pod is no machine outside, whether or not it is in the mesh.
+    expect(leaves({ ...to(22), workload: testWorkload('pod', { uid: 'Kubernetes//Pod/n/pod', tunnelProtocol: 'none' }) } as Destination, store)).toBe(false)
   })
 })

@@ -1,5 +1,6 @@
 // Whether a connection may leave for a destination outside the mesh. The control plane says for each workload what its namespace,
 // else the mesh, wants. A setting that cannot be read refuses: somebody wanted something other than the default.
+import type { WorkloadStore } from '../model/workload-store.ts'
 import type { Workload } from '../model/workload.ts'
 import type { Destination } from './destination.ts'
 
@@ -10,10 +11,30 @@ export type EgressVerdict =
   | { readonly allowed: true; readonly because: 'egressAllowed' | 'egressAudited'; readonly isAudited: boolean }
   | { readonly allowed: false; readonly because: 'egressDenied' | 'egressUnreadable' }
 
-/** Whether nobody in the mesh knows the destination. Loopback never leaves, so it is no egress. */
-export function leavesMesh(destination: Destination): boolean {
+/**
+ * Whether nobody in the mesh knows the destination. Loopback never leaves, so it is no egress. A machine outside that is known as the
+ * endpoint of a service is known by that service's ports, to those who may see the service: naming one of its ports to one namespace
+ * opens nothing else.
+ */
+export function leavesMesh(destination: Destination, source: Pick<Workload, 'namespace'>, store: WorkloadStore): boolean {
+  if (destination.t === 'plain') {
+    if (destination.choice.because !== 'addressed' || isPod(destination.workload)) return false
+    return !offers(destination.workload, destination.to.kind === 'address' ? destination.to.addr.port : destination.to.port, source, store)
+  }
   if (destination.t !== 'passthrough' || destination.because !== 'unknownDestination') return false
   return destination.to.ip !== '::1' && !destination.to.ip.startsWith('127.')
+}
+
+function isPod({ uid }: Workload): boolean {
+  return uid.includes('//Pod/')
+}
+
+function offers(workload: Workload, port: number, { namespace }: Pick<Workload, 'namespace'>, store: WorkloadStore): boolean {
+  return [...workload.services].some(([key, own]) => {
+    const service = store.service(key)
+    if (!service || (service.isNamespaceLocal && service.namespace !== namespace)) return false
+    return (own.length > 0 ? own : service.ports).some(({ targetPort, servicePort }) => (targetPort === 0 ? servicePort : targetPort) === port)
+  })
 }
 
 /** For a connection that leaves the mesh; of others this must not be asked. */

@@ -134,7 +134,7 @@ function routeTo(store: WorkloadStore, source: Workload, ip: string | undefined,
   if (ip === undefined || source.tunnelProtocol === 'none') return undefined
   const original = { ip, port }
   const destination = resolveDestination({ source, original, store, random: () => 0 })
-  if (leavesMesh(destination)) return leaving({ text: `${source.namespace}/${source.name}`, workload: source }, original)
+  if (leavesMesh(destination, source, store)) return leaving({ text: `${source.namespace}/${source.name}`, workload: source }, original)
   switch (destination.t) {
     case 'refuse': return { answer: 'denied', because: destination.because, lines: [`REFUSED: at the source already: ${destination.because}`] }
     case 'waypoint': return unknown('waypoint', `cannot tell: the waypoint ${destination.hop.workload.name} decides for ${formatAddr(original)}`)

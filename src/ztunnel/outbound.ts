@@ -85,7 +85,7 @@ export async function openUpstream(parts: OutboundParts, request: OutboundReques
       throw failure ?? error
     }
     onFacts(factsOf(destination))
-    if (leavesMesh(destination)) checkEgress(parts, request)
+    if (leavesMesh(destination, request.source, parts.mesh.store)) checkEgress(parts, request)
     try {
       const upstream = await connectTo(parts, request, destination)
       remember(parts, destination)
