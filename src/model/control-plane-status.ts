@@ -2,6 +2,21 @@
 // reads. Pure data.
 import { z } from 'zod'
 
+const conditionSchema = z.object({ status: z.boolean(), reason: z.string(), message: z.string() })
+export type RouteCondition = z.infer<typeof conditionSchema>
+
+/** What became of a route at one of its parents: conditions with the reasons of the Gateway API. */
+export const routeParentStatusSchema = z.object({
+  parent: z.object({
+    group: z.string(), kind: z.string(), namespace: z.string(), name: z.string(), sectionName: z.string().optional(), port: z.int().optional(),
+  }),
+  accepted: conditionSchema,
+  resolvedRefs: conditionSchema,
+  /** Some rules are in force as written, others are not: only where that is so. */
+  partiallyInvalid: conditionSchema.optional(),
+})
+export type RouteParentStatus = z.infer<typeof routeParentStatusSchema>
+
 export const objectStatusSchema = z.object({
   /** `Kind namespace/name`. */
   object: z.string(),
@@ -11,6 +26,8 @@ export const objectStatusSchema = z.object({
   accepted: z.boolean(),
   problems: z.array(z.string()),
   notes: z.array(z.string()),
+  /** Of routes, per parent. */
+  parents: z.array(routeParentStatusSchema).optional(),
   /** Names of what it was translated to. */
   resources: z.array(z.string()),
   /** What nodes said of those resources. Empty lists where there is nothing to send. */

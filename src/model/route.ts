@@ -126,7 +126,7 @@ export interface HttpRule {
   readonly retry?: Retry
   readonly fault?: Fault
   readonly sessionPersistence?: SessionPersistence
-  /** External filters by `namespace/name` of the object that configures them (rate limits, caches), in order. */
+  /** Keys of objects that configure further filters (`RateLimitPolicy shop/web`, `CachePolicy shop/web`), in order. */
   readonly filters: readonly string[]
 }
 
@@ -135,10 +135,16 @@ export interface TcpRule {
   readonly name: string
   /** Server names of a TLS ClientHello, exact or `*.suffix`; empty for every connection. */
   readonly serverNames: readonly string[]
+  /** Who connects; any of them. Absent for everybody. */
+  readonly sourceNamespaces?: readonly string[]
+  /** Without any, connections are refused. */
   readonly backends: readonly Backend[]
 }
 
-/** Routes of one service's port, or of one listener's hostname. The first rule that matches decides; none means 404. */
+/**
+ * Routes of one service's port, or of one listener's hostname. The first rule that matches decides; none means 404. Where only one
+ * of `http` and `tcp` has rules, all connections are of that sort, unless `hasDefault`.
+ */
 export interface RouteTable {
   /** `namespace/hostname:port` of a service, or `Gateway namespace/name/listener`. */
   readonly key: string
@@ -148,6 +154,22 @@ export interface RouteTable {
   readonly tcp: readonly TcpRule[]
   /** Whether requests that no rule matches go to the service as if there were no routes. */
   readonly hasDefault: boolean
+}
+
+/** Where a Gateway of ours listens. A request belongs to the listener of its port with the most specific hostname, and to no other. */
+export interface GatewayListener {
+  /** `Gateway namespace/name/listener`, as in the keys of its tables. */
+  readonly key: string
+  readonly gateway: { readonly namespace: string; readonly name: string }
+  readonly name: string
+  readonly port: number
+  readonly protocol: 'http' | 'https' | 'tls' | 'tcp'
+  /** Exact or `*.suffix`; absent for every host. */
+  readonly hostname?: string
+  /** Secrets that may be used, by `namespace/name`; none of them usable means that handshakes fail. */
+  readonly tls?: { readonly mode: 'terminate' | 'passthrough'; readonly certificates: readonly string[] }
+  /** Clients must show a certificate that one of these signed (or may, if `isOptional`); `Kind namespace/name`. */
+  readonly clientCertificates?: { readonly authorities: readonly string[]; readonly isOptional: boolean }
 }
 
 export type LoadBalancer =

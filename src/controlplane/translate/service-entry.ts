@@ -13,6 +13,10 @@ const protocols: Readonly<Record<EntryPort['protocol'], AppProtocol>> = {
   TCP: 'tcp', MONGO: 'tcp', MYSQL: 'tcp', REDIS: 'tcp', UDP: 'unknown',
 }
 
+export function entryProtocol({ protocol }: Pick<EntryPort, 'protocol'>): AppProtocol {
+  return protocols[protocol]
+}
+
 /** Hosts without repetition. */
 export function hostsOf({ spec }: ServiceEntryManifest): readonly string[] {
   return [...new Set(spec.hosts)]
@@ -54,7 +58,7 @@ function isTcp(port: EntryPort): boolean {
 }
 
 function mapping(port: EntryPort, targetPort: number): PortMapping {
-  return { servicePort: port.number, targetPort, appProtocol: protocols[port.protocol] }
+  return { servicePort: port.number, targetPort, appProtocol: entryProtocol(port) }
 }
 
 function addressOf(text: string, network: string): NetworkAddress[] {
