@@ -1,8 +1,7 @@
 // What an L7 authorization decision looks at, and which texts a matcher is held against. A request that can be read in two ways (a header
 // sent twice, a method in lower case) is read so that it is refused: matchers that refuse look at every reading, matchers that
 // permit only at the plainest.
-import type { HeaderValues, RequestHead } from './request-head.ts'
-import { hostOf } from './request-head.ts'
+import { hostOf, type HeaderValues, type RequestHead } from './request-head.ts'
 import { packIp, type PackedIp } from '../../model/cidr-map.ts'
 import { factsOf, type Facts, type PeerConnection } from '../rbac-facts.ts'
 
@@ -114,7 +113,7 @@ export function claimTexts(claims: Readonly<Record<string, unknown>>, path: read
   let value: unknown = claims
   for (const name of path) {
     if (typeof value !== 'object' || value === null || Array.isArray(value) || !Object.hasOwn(value, name)) return nothing
-    value = Object.entries(value).find(([key]) => key === name)?.[1]
+    value = Reflect.get(value, name)
   }
   const list: readonly unknown[] = Array.isArray(value) ? value : [value]
   const texts = list.flatMap((each) => (typeof each === 'string' ? [each] : typeof each === 'number' || typeof each === 'boolean' ? [String(each)] : []))

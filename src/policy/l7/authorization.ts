@@ -4,7 +4,8 @@
 import type { AuthorizationL7, L7Action } from '../../model/authorization-l7.ts'
 import { policyKey } from '../../model/authorization.ts'
 import { RequestFacts, type AuthorizationRequest } from './authorization-facts.ts'
-import { compileRules, unsupportedL7, type CompiledL7Rule } from './authorization-compile.ts'
+import { unsupportedL7, type CompiledL7Rule } from './authorization-compile.ts'
+import { L7RuleTable } from './authorization-index.ts'
 
 export type L7AllowedBecause = 'noAllowPolicies' | 'allowPolicy'
 export type L7DeniedBecause = 'denyPolicy' | 'noAllowMatched' | 'unsupportedPolicy' | 'unreadableAddress'
@@ -35,7 +36,7 @@ export interface L7Verdict {
 }
 
 interface Rules {
-  readonly usable: readonly CompiledL7Rule[]
+  readonly table: L7RuleTable
   readonly unsupported: string | undefined
   readonly count: number
 }
@@ -69,16 +70,16 @@ export class L7Authorizer {
   evaluate(request: AuthorizationRequest): L7Verdict {
     const facts = RequestFacts.of(request)
     if (!facts) return { ask: none, allowed: false, because: 'unreadableAddress', audit: none, dryRun: none, allowedWithDryRun: false }
-    const denied = first(this.#deny, facts)
+    const denied = this.#deny.table.first(facts)
     const hasAllow = this.#allow.count > 0
-    const permitted = hasAllow ? first(this.#allow, facts) : undefined
+    const permitted = hasAllow ? this.#allow.table.first(facts) : undefined
     const unsupported = this.#custom.unsupported ?? this.#deny.unsupported
-    const dryRun = this.#dryRun.usable.length === 0 ? none : firstOfEach(this.#dryRun, facts).map(({ key, rule, policy }) => ({ policy: key, rule, action: policy.action }))
+    const dryRun = this.#dryRun.table.firstOfEach(facts).map(({ key, rule, policy }) => ({ policy: key, rule, action: policy.action }))
     const wouldDeny = denied !== undefined || unsupported !== undefined || this.#hasDryRunUnsupported || dryRun.some(({ action }) => action === 'deny')
     const wouldPermit = (!hasAllow && !this.#hasDryRunAllow) || permitted !== undefined || dryRun.some(({ action }) => action === 'allow')
     const common = {
-      ask: this.#custom.usable.length === 0 ? none : asked(firstOfEach(this.#custom, facts)),
-      audit: this.#audit.usable.length === 0 ? none : firstOfEach(this.#audit, facts).map(({ key, rule }) => ({ policy: key, rule })),
+      ask: asked(this.#custom.table.firstOfEach(facts)),
+      audit: this.#audit.table.firstOfEach(facts).map(({ key, rule }) => ({ policy: key, rule })),
       dryRun, allowedWithDryRun: !wouldDeny && wouldPermit,
     }
     if (denied) return { allowed: false, because: 'denyPolicy', policy: denied.key, rule: denied.rule, ...common }
@@ -94,21 +95,10 @@ function rulesOf(policies: readonly AuthorizationL7[], action: L7Action | undefi
   const wanted = action === undefined ? policies : policies.filter((policy) => policy.action === action)
   const unsupported = wanted.find((policy) => unsupportedL7(policy) !== undefined)
   return {
-    usable: wanted.flatMap((policy) => (unsupportedL7(policy) === undefined ? compileRules(policy) : [])),
+    table: new L7RuleTable(wanted.filter((policy) => unsupportedL7(policy) === undefined)),
     unsupported: unsupported && policyKey(unsupported),
     count: wanted.length,
   }
-}
-
-function first({ usable }: Rules, facts: RequestFacts): CompiledL7Rule | undefined {
-  for (const rule of usable) if (rule.holds(facts)) return rule
-  return undefined
-}
-
-function firstOfEach({ usable }: Rules, facts: RequestFacts): CompiledL7Rule[] {
-  const found: CompiledL7Rule[] = []
-  for (const rule of usable) if (found.at(-1)?.policy !== rule.policy && rule.holds(facts)) found.push(rule)
-  return found
 }
 
 function asked(rules: readonly CompiledL7Rule[]): L7Verdict['ask'] {
