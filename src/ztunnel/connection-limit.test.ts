@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { ConnectionLimit, limitFromOpenFiles } from './connection-limit.ts'
+import { ConnectionLimit, doorLimit, handshakeLimit, limitFromOpenFiles } from './connection-limit.ts'
 import type { ConnectionShare } from './connection-limit.ts'
 
 function takeAll(share: ConnectionShare): number {
@@ -64,4 +64,9 @@ test('the limit of a process follows from its open files', () => {
   expect(limitFromOpenFiles('Max open files            1024                 4096                 files')).toBe(256)
   expect(limitFromOpenFiles('')).toBe(256)
   expect(limitFromOpenFiles('Max open files            20                   20                   files')).toBe(16)
+})
+
+test('doors have a part of what is reserved, and a single one of them a part of that', () => {
+  expect([16, 175, 261_632].map(doorLimit)).toEqual([16, 43, 65_408])
+  expect([16, 43, 65_408].map(handshakeLimit)).toEqual([8, 10, 256])
 })

@@ -53,3 +53,16 @@ export function limitFromOpenFiles(text = readFileSync('/proc/self/limits', 'utf
   const soft = Number(/^Max open files\s+(\d+)/m.exec(text)?.[1] ?? 1_024)
   return Math.max(16, Math.floor((soft - Math.min(reserved, soft / 2)) / 2))
 }
+
+/**
+ * Tunnels' connections that peers may have to this node's pods, with those that only knock: they hold a descriptor before anybody
+ * knows whether they will carry something, and after. Of what is reserved, so that neither can take the other's.
+ */
+export function doorLimit(connections = limitFromOpenFiles()): number {
+  return Math.max(16, Math.floor(connections / 4))
+}
+
+/** Handshakes at the door of one pod. */
+export function handshakeLimit(doors: number): number {
+  return Math.min(256, Math.max(8, Math.floor(doors / 4)))
+}

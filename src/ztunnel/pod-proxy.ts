@@ -11,10 +11,12 @@ import { port as ports } from '../kernel/generated/layout.ts'
 import type { ListenerKind } from '../kernel/generated/layout.ts'
 import type { Netns } from '../kernel/netns.ts'
 import type { Redirection } from '../kernel/redirection.ts'
+import { abortSocket } from '../kernel/live-socket.ts'
 import { listenInNetns } from '../kernel/sockets.ts'
 import type { PodEnrolment } from '../model/enrolment.ts'
 import type { StoreChange } from '../model/workload-store.ts'
-import type { ConnectionLimit } from './connection-limit.ts'
+import { handshakeLimit } from './connection-limit.ts'
+import type { ConnectionLimit, ConnectionShare } from './connection-limit.ts'
 import type { Resolver } from '../dns/resolver.ts'
 import { DnsProxy } from './dns-proxy.ts'
 import type { DnsQueryFacts } from './dns-proxy.ts'
@@ -37,6 +39,8 @@ const replacedListenerMs = 2_000
 export interface PodProxyParts {
   readonly redirection: Redirection
   readonly limit: ConnectionLimit
+  /** Of connections of tunnels, over all pods. */
+  readonly doors: ConnectionLimit
   readonly mesh: MeshState
   /** Both undefined where there is no control plane: then nobody has an identity, and there are no tunnels. */
   readonly identities: NodeIdentities | undefined
@@ -73,6 +77,7 @@ export class PodProxy {
   readonly #servers = new Map<ListenerKind, Server>()
   readonly #dns: DnsProxy
   readonly #traffic: PodTraffic
+  readonly #doors: ConnectionShare
   readonly #tunnels: { readonly server: HboneServer; readonly identity: Identity } | undefined
   #existing = 0
 
@@ -82,6 +87,7 @@ export class PodProxy {
     this.#parts = parts
     this.#logger = parts.logger.child({ 'pod.name': pod.name, 'pod.namespace': pod.namespace })
     const share = parts.limit.share()
+    this.#doors = parts.doors.share()
     this.#traffic = new PodTraffic(pod, netns, parts, share, this.#logger)
     this.#dns = new DnsProxy({
       netns, redirection: parts.redirection, resolver: parts.resolver, limit: share, onQuery: parts.onDnsQuery, logger: this.#logger,
@@ -110,6 +116,7 @@ export class PodProxy {
     identities.hold(identity)
     const server = new HboneServer({
       identity, certificates: identities.source, verifier: identities.verifier, events: this.#parts.hboneEvents,
+      limits: { maxHandshakes: handshakeLimit(this.#parts.doors.limit) },
       handler: async (request) => {
         const local = addressOf(request.socket.localAddress, request.socket.localPort)
         const client = peerOf(request.socket)
@@ -126,8 +133,19 @@ export class PodProxy {
     await this.#serve('outbound', ports.outbound, (socket) => this.#onOutbound(socket))
     await this.#serve('inbound', ports.inbound, (socket) => void this.#traffic.inbound(socket))
     const server = this.#tunnels?.server
-    if (server) await this.#serve('hbone', ports.hbone, (socket) => server.accept(socket))
+    if (server) await this.#serve('hbone', ports.hbone, (socket) => this.#knock(server, socket))
     await this.#dns.listen()
+  }
+
+  #knock(server: HboneServer, socket: Socket): void {
+    if (!this.#doors.acquire()) {
+      this.#parts.hboneEvents({ t: 'shed', side: 'server', because: 'connectionsOfPod' })
+      socket.on('error', () => {}) // it is being reset
+      abortSocket(socket)
+      return
+    }
+    socket.once('close', () => this.#doors.release())
+    server.accept(socket)
   }
 
   #onOutbound(socket: Socket): void {

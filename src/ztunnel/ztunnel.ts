@@ -19,7 +19,7 @@ import { CaClient } from '../pki/ca-client.ts'
 import { AgentClient } from './agent-client.ts'
 import type { Config } from './config.ts'
 import { caOptionsOf, xdsOptionsOf } from './control-plane-options.ts'
-import { ConnectionLimit, limitFromOpenFiles } from './connection-limit.ts'
+import { ConnectionLimit, doorLimit, limitFromOpenFiles } from './connection-limit.ts'
 import { NodeIdentities } from './identities.ts'
 import { LiveConnections } from './live-connections.ts'
 import { MeshNames } from './mesh-names.ts'
@@ -78,7 +78,7 @@ export class Ztunnel {
     })
     const names = new NameLookup()
     this.pods = new PodSet({
-      redirection, limit: this.limit, mesh: this.mesh, identities: this.identities, pool: this.pool, live: this.live, metrics, hboneEvents: events, accessLog, spans,
+      redirection, limit: this.limit, doors: new ConnectionLimit(doorLimit()), mesh: this.mesh, identities: this.identities, pool: this.pool, live: this.live, metrics, hboneEvents: events, accessLog, spans,
       resolver: this.mesh.hasControlPlane ? new Resolver(new MeshNames({ store: this.mesh.store, network: config.network, clusterDomain: config.clusterDomain, isKnown: () => this.mesh.isKnown })) : undefined,
       onDnsQuery: countDns(dnsMetrics(metrics)), clusterDomain: config.clusterDomain,
       podCounters: podMetrics(metrics, { active: () => this.pods.captured, pending: () => this.pods.pending }),
