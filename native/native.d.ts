@@ -118,6 +118,8 @@ export interface Native {
   bindUdp(netns: OwnedFd, options: NativeSocketOptions): Promise<OwnedFd>
   /** struct tcp_info of a socket's descriptor. */
   tcpInfo(fd: number): Buffer
+  /** The same, as much of it as `into` holds; returns how many bytes that are. Makes nothing. */
+  tcpInfoInto(fd: number, into: Uint8Array): number
   /** Positions in `fds` of the sockets in which an error, such as a reset, waits to be read. Leaves it there. */
   pollErrors(fds: Int32Array): Int32Array
   /** From now on, closing the socket resets its connection (SO_LINGER of 0). */

@@ -70,6 +70,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("listenTcp", ListenTcp);
   add("bindUdp", BindUdp);
   add("tcpInfo", TcpInfo);
+  add("tcpInfoInto", TcpInfoInto);
   add("pollErrors", PollErrors);
   add("abortOnClose", AbortOnClose);
   add("trySend", TrySend);

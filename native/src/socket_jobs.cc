@@ -400,4 +400,15 @@ Napi::Value TcpInfo(const Napi::CallbackInfo& info) {
   return env.Undefined();
 }
 
+Napi::Value TcpInfoInto(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  std::uint32_t fd = 0;
+  Bytes into;
+  if (!ReadUint32(info[0], "fd", &fd, INT32_MAX) || !ReadBytes(info[1], "into", &into)) return env.Undefined();
+  auto length = static_cast<socklen_t>(std::min<std::size_t>(into.size(), INT32_MAX));
+  if (getsockopt(static_cast<int>(fd), IPPROTO_TCP, TCP_INFO, into.data(), &length) == 0) return Napi::Number::New(env, length);
+  Throw(env, LastFailure("getsockopt TCP_INFO"));
+  return env.Undefined();
+}
+
 }  // namespace sidestep

@@ -20,5 +20,7 @@ Napi::Value ListenTcp(const Napi::CallbackInfo& info);
 Napi::Value BindUdp(const Napi::CallbackInfo& info);
 /** tcpInfo(fd: number) -> TCP_INFO bytes as the kernel gives them (struct tcp_info). */
 Napi::Value TcpInfo(const Napi::CallbackInfo& info);
+/** tcpInfoInto(fd: number, into) -> how many bytes of it there are; without a buffer of its own for each call. */
+Napi::Value TcpInfoInto(const Napi::CallbackInfo& info);
 
 }  // namespace sidestep

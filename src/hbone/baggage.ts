@@ -32,9 +32,24 @@ function isKnown(key: string): key is keyof typeof fieldOfKey {
   return Object.hasOwn(fieldOfKey, key)
 }
 
+/** Peers repeat themselves: each of their workloads says the same for all its connections. Bounded, since they write it. */
+const parsed = new Map<string, Baggage>()
+const mostParsed = 256
+const longestParsed = 1_024
+
 /** Unknown keys, values that are too long or wrongly encoded and all beyond the limits are left out; the first of a key counts. */
 export function parseBaggage(header: string | undefined): Baggage {
   if (header === undefined || header.length > maxHeaderBytes) return {}
+  const known = parsed.get(header)
+  if (known) return known
+  const found = parseMembers(header)
+  if (header.length > longestParsed) return found
+  if (parsed.size >= mostParsed) parsed.clear()
+  parsed.set(header, found)
+  return found
+}
+
+function parseMembers(header: string): Baggage {
   const found: { -readonly [K in keyof Baggage]: Baggage[K] } = {}
   for (const member of header.split(',', maxMembers)) {
     // Properties after ';' say nothing that we use.
@@ -63,8 +78,18 @@ function decodeValue(text: string): string | undefined {
   return value === '' || value.length > maxValueLength || /[\p{Cc}\p{Cs}\u2028\u2029]/u.test(value) ? undefined : value
 }
 
-/** Keys in ztunnel's order; what is missing or cannot be carried is left out. '' where nothing is known. */
+const formatted = new WeakMap<Baggage, string>()
+
+/** Keys in ztunnel's order; what is missing or cannot be carried is left out. '' where nothing is known. Once for each object. */
 export function formatBaggage(baggage: Baggage): string {
+  const known = formatted.get(baggage)
+  if (known !== undefined) return known
+  const text = formatMembers(baggage)
+  formatted.set(baggage, text)
+  return text
+}
+
+function formatMembers(baggage: Baggage): string {
   const members: string[] = []
   const add = (key: string, value: string | undefined): void => {
     if (value !== undefined && decodeValue(encodeURIComponent(value.toWellFormed())) === value) members.push(`${key}=${encodeValue(value)}`)

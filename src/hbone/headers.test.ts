@@ -20,6 +20,10 @@ describe('baggage', () => {
     expect(parseBaggage(wire)).toEqual(meaning)
     expect(formatBaggage(meaning)).toBe(wire)
     expect(formatBaggage({})).toBe('')
+    // Again, from what was kept; and after more different headers than are kept.
+    for (let i = 0; i < 600; i++) expect(parseBaggage(`service.name=s${i % 300}`)).toEqual({ service: `s${i % 300}` })
+    expect(parseBaggage(wire)).toEqual(meaning)
+    expect(formatBaggage(meaning)).toBe(wire)
   })
 
   test('white space, properties, escapes and unknown keys are understood; the first of a key counts', () => {

@@ -129,8 +129,10 @@ export class ServerSession {
   #onStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): void {
     this.#streams++
     const startedMs = this.#plan.clock.monotonicMs()
-    const abort = new AbortController()
+    // Most connections are decided before anybody asks for the signal.
+    let abort: AbortController | undefined
     let isDecided = false
+    let isGivenUp = false
     stream.on('error', () => {
       // 'close' follows and tells.
     })
@@ -138,7 +140,8 @@ export class ServerSession {
       this.#streams--
       this.#letGoIfIdle()
       if (isDecided) return
-      abort.abort()
+      isGivenUp = true
+      abort?.abort()
       this.#count('rapidReset')
     })
     const decide = (decision: ConnectDecision): void => {
@@ -158,7 +161,12 @@ export class ServerSession {
       return
     }
     const request: ConnectRequest = {
-      ...readConnectHeaders(headers), peerIdentity: this.peer, authority: authority.ok, signal: abort.signal, socket: this.#tls,
+      ...readConnectHeaders(headers), peerIdentity: this.peer, authority: authority.ok, socket: this.#tls,
+      get signal() {
+        abort ??= new AbortController()
+        if (isGivenUp) abort.abort()
+        return abort.signal
+      },
     }
     void this.#ask(request).then(decide)
   }

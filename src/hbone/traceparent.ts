@@ -1,6 +1,6 @@
 // The `traceparent` header (W3C Trace Context, level 1): made fresh for each connection of an application, continued by the
 // side that receives it. Never throws; a header that breaks the rules is as good as none.
-import { randomBytes } from 'node:crypto'
+import { randomFillSync } from 'node:crypto'
 
 export interface TraceParent {
   /** 32 lower-case hex digits, not all zero. */
@@ -8,6 +8,18 @@ export interface TraceParent {
   /** 16 lower-case hex digits, not all zero. */
   readonly spanId: string
   readonly isSampled: boolean
+}
+
+/** Drawn many at a time: a call for each connection costs more than the rest of its headers. */
+const pool = Buffer.allocUnsafeSlow(4_096)
+let used = pool.length
+
+function pooledRandom(size: number): Buffer {
+  if (used + size > pool.length) {
+    randomFillSync(pool)
+    used = 0
+  }
+  return pool.subarray(used, (used += size))
 }
 
 const pattern = /^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$/
@@ -27,12 +39,12 @@ export function formatTraceParent({ traceId, spanId, isSampled }: TraceParent): 
 }
 
 /** A trace of its own, not sampled. `random` gives that many random bytes. */
-export function freshTraceParent(random: (size: number) => Buffer = randomBytes): TraceParent {
+export function freshTraceParent(random: (size: number) => Buffer = pooledRandom): TraceParent {
   return { traceId: nonZero(random, 16), spanId: nonZero(random, 8), isSampled: false }
 }
 
 /** The same trace, a span of our own. */
-export function continueTraceParent(parent: TraceParent, random: (size: number) => Buffer = randomBytes): TraceParent {
+export function continueTraceParent(parent: TraceParent, random: (size: number) => Buffer = pooledRandom): TraceParent {
   return { ...parent, spanId: nonZero(random, 8) }
 }
 

@@ -13,13 +13,15 @@ export interface TcpStatistics {
 const rttOffset = 68
 const totalRetransmitsOffset = 100
 
+/** Shared: what is asked for is read from it at once. */
+const info = new Uint8Array(totalRetransmitsOffset + 4)
+const bytes = new DataView(info.buffer)
+
 /** Undefined once the socket is closed, so ask before the last side ends. */
 export function tcpStatistics(socket: Socket): TcpStatistics | undefined {
   const fd = socket.destroyed ? undefined : descriptorOf(socket)
   if (fd === undefined) return undefined
-  const info = native().tcpInfo(fd)
-  if (info.length < totalRetransmitsOffset + 4) return undefined
-  const bytes = new DataView(info.buffer, info.byteOffset, info.length)
+  if (native().tcpInfoInto(fd, info) < info.length) return undefined
   // Numbers of the machine itself, and it is little-endian wherever we run.
   return { rttUs: bytes.getUint32(rttOffset, true), retransmits: bytes.getUint32(totalRetransmitsOffset, true) }
 }

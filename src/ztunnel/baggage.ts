@@ -4,7 +4,16 @@ import type { Baggage } from '../hbone/baggage.ts'
 import type { Workload } from '../model/workload.ts'
 import type { PeerWorkload } from './telemetry/labels.ts'
 
+const known = new WeakMap<Workload, Baggage>()
+
+/** The same object for the same workload, so that its header is written once. */
 export function baggageOf(workload: Workload): Baggage {
+  let baggage = known.get(workload)
+  if (!baggage) known.set(workload, (baggage = describe(workload)))
+  return baggage
+}
+
+function describe(workload: Workload): Baggage {
   const { clusterId, namespace, workloadType, workloadName, canonicalName, canonicalRevision, locality } = workload
   return {
     cluster: clusterId,

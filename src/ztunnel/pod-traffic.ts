@@ -2,7 +2,7 @@
 // unknown, towards the ztunnel's own ports, or against the policies in force.
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { canonicalIp, formatAddr, isIpv6Address } from '../core/address.ts'
+import { formatAddr, isIpv6Address } from '../core/address.ts'
 import type { ClientAddr, OriginalDst, SocketAddr } from '../core/address.ts'
 import { MeshError } from '../core/errors.ts'
 import type { Identity } from '../core/identity.ts'
@@ -32,6 +32,7 @@ import type { OutboundFacts, Upstream } from './outbound.ts'
 import type { ConnectionShare } from './connection-limit.ts'
 import type { PodProxyParts } from './pod-proxy.ts'
 import { sendHeader } from './proxy-protocol.ts'
+import { addressOf, foldedIp, peerOf } from './socket-address.ts'
 import { ConnectionRecord, recordFailure } from './telemetry/connection-record.ts'
 import type { AllowedBy, ConnectionFacts } from './telemetry/connection-record.ts'
 import { reasonOf } from './telemetry/labels.ts'
@@ -222,7 +223,7 @@ export class PodTraffic {
     const { redirection, connectTimeoutMs, keepAliveSeconds } = this.#parts
     const { ip: host, port } = tunnel?.dial ?? destination
     const { mark, ...socketMark } = redirection.deliveryMark({ ip: host, port })
-    const isSelf = this.#pod.ips.some((ip) => canonicalIp(ip) === client.ip)
+    const isSelf = this.#pod.ips.some((ip) => foldedIp(ip) === client.ip)
     const canSpoof = !isSelf && !tunnel && isIpv6Address(client.ip) === isIpv6Address(destination.ip)
     const socket = await connectInNetns(this.#netns, {
       host, port,
@@ -389,14 +390,4 @@ function identityOf({ trustDomain, namespace, serviceAccount }: Workload): Ident
 const internalPorts: ReadonlySet<number> = new Set(Object.values(ports))
 function isInternal(port: number): boolean {
   return internalPorts.has(port)
-}
-
-/** Folded address; undefined where the socket is gone already. */
-export function addressOf(ip: string | undefined, port: number | undefined): SocketAddr | undefined {
-  const folded = ip === undefined ? undefined : canonicalIp(ip)
-  return folded === undefined || port === undefined ? undefined : { ip: folded, port }
-}
-
-export function peerOf(socket: Socket): ClientAddr | undefined {
-  return addressOf(socket.remoteAddress, socket.remotePort)
 }

@@ -6,7 +6,7 @@ import { formatAddr } from '../../core/address.ts'
 import { describeError, MeshError } from '../../core/errors.ts'
 import { formatIdentity } from '../../core/identity.ts'
 import type { Logger } from '../../core/log.ts'
-import type { Peer, TrafficFacts } from './labels.ts'
+import type { Peer, PeerWorkload, TrafficFacts } from './labels.ts'
 import { reasonOf, responseFlag, trafficLabels } from './labels.ts'
 import { logText } from './log-text.ts'
 import type { ZtunnelMetrics } from './metrics.ts'
@@ -115,11 +115,21 @@ export function logFields({ source, destination, service, sourceAddr, destinatio
   }
 }
 
+const workloadFields = { src: new WeakMap<PeerWorkload, object>(), dst: new WeakMap<PeerWorkload, object>() }
+
+function fieldsOf(prefix: 'src' | 'dst', workload: PeerWorkload): object {
+  const known = workloadFields[prefix].get(workload)
+  if (known) return known
+  const fields = {
+    [`${prefix}.workload`]: logText(workload.name), [`${prefix}.namespace`]: logText(workload.namespace), [`${prefix}.cluster`]: logText(workload.clusterId),
+  }
+  workloadFields[prefix].set(workload, fields)
+  return fields
+}
+
 function peerFields(prefix: 'src' | 'dst', { workload, identity }: Peer): object {
   return {
-    ...(workload && {
-      [`${prefix}.workload`]: logText(workload.name), [`${prefix}.namespace`]: logText(workload.namespace), [`${prefix}.cluster`]: logText(workload.clusterId),
-    }),
+    ...(workload && fieldsOf(prefix, workload)),
     ...(identity && { [`${prefix}.identity`]: logText(formatIdentity(identity)) }),
   }
 }

@@ -1,5 +1,5 @@
 // The labels of Istio's standard TCP metrics for one connection, so that dashboards made for Istio work. What is not known
-// is the word `unknown`, never an empty string. Computed once per connection.
+// is the word `unknown`, never an empty string. Computed once for all connections between the same two.
 import { MeshError } from '../../core/errors.ts'
 import type { Identity } from '../../core/identity.ts'
 import { formatIdentity } from '../../core/identity.ts'
@@ -65,7 +65,34 @@ export function reasonOf(error: unknown): string {
 const unknown = 'unknown'
 const known = (text: string | undefined): string => (text === undefined || text === '' ? unknown : text)
 
+/** What the mesh says of a workload or service never changes within an object: a change is another object. */
+const numbers = new WeakMap<object, number>()
+let lastNumber = 0
+
+function numberOf(thing: object | undefined): number {
+  if (!thing) return 0
+  let number = numbers.get(thing)
+  if (number === undefined) numbers.set(thing, (number = ++lastNumber))
+  return number
+}
+
+const peerKey = ({ workload, identity }: Peer): string => `${numberOf(workload)} ${identity ? formatIdentity(identity) : ''}`
+const computed = new Map<string, TrafficLabels>()
+const mostComputed = 4_096
+
+/** The same object for the same facts, as long as there are not too many of them. */
 export function trafficLabels(facts: TrafficFacts): TrafficLabels {
+  const { reporter, source, destination, service, isMutualTls, responseFlags } = facts
+  const key = `${reporter} ${responseFlags} ${isMutualTls ? 1 : 0} ${numberOf(service)} ${peerKey(source)} ${peerKey(destination)}`
+  let labels = computed.get(key)
+  if (!labels) {
+    if (computed.size >= mostComputed) computed.clear()
+    computed.set(key, (labels = labelsOf(facts)))
+  }
+  return labels
+}
+
+function labelsOf(facts: TrafficFacts): TrafficLabels {
   const { source, destination, service } = facts
   return {
     reporter: facts.reporter,

@@ -10,6 +10,7 @@ const unsafe = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e
 
 /** Control characters become visible escapes; what is longer than 512 characters is cut and says so. */
 export function logText(text: string): string {
+  if (text.length <= maxLength && plain.test(text)) return text
   const short = text.length > maxLength ? `${text.slice(0, maxLength)}...` : text
   return short.toWellFormed().replace(unsafe, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }

@@ -39,6 +39,21 @@ test('labels are Istio\'s, all of them, and unknown where nothing is known', () 
   })
 })
 
+test('labels are computed once for the same two, and anew for whatever differs', () => {
+  const web = { name: 'web-1', namespace: 'shop', workloadName: 'web', canonicalName: 'web', canonicalRevision: 'v1', clusterId: 'c' }
+  const of = (change: Partial<Parameters<typeof trafficLabels>[0]> = {}) => trafficLabels({ ...facts, source: { workload: web }, responseFlags: '-', ...change })
+  expect(of()).toBe(of())
+  expect(of({ source: { workload: { ...web, canonicalRevision: 'v2' } } })).toMatchObject({ source_version: 'v2' })
+  expect(of({ source: { workload: web, identity: facts.source.identity } })).toMatchObject({ source_principal: 'spiffe://cluster.local/ns/shop/sa/web' })
+  expect(of({ source: {}, destination: { workload: web } })).toMatchObject({ source_workload: 'unknown', destination_workload: 'web' })
+  expect(of({ reporter: 'destination' })).toMatchObject({ reporter: 'destination', source_version: 'v1' })
+  expect(of({ responseFlags: 'DENY' })).toMatchObject({ response_flags: 'DENY' })
+  expect(of({ isMutualTls: false })).toMatchObject({ connection_security_policy: 'unknown' })
+  expect(of({ service: undefined })).toMatchObject({ destination_service: 'unknown' })
+  for (let i = 0; i < 5_000; i++) expect(toService(`s${i}`)).toMatchObject({ destination_service_name: `s${i}` })
+  expect(of()).toMatchObject({ source_version: 'v1', response_flags: '-', connection_security_policy: 'mutual_tls' })
+})
+
 test('a record is finished exactly once, in log and metrics alike', async () => {
   const metrics = new ZtunnelMetrics()
   const { logger, lines } = recording()

@@ -100,6 +100,15 @@ class TallyCounter extends Counter<TrafficLabel> {
   }
 }
 
+/** Label sets are as a rule the same objects again. */
+const keys = new WeakMap<TrafficLabels, string>()
+
+function keyOf(labels: TrafficLabels): string {
+  let key = keys.get(labels)
+  if (key === undefined) keys.set(labels, (key = trafficLabelNames.map((name) => labels[name]).join('\u0000')))
+  return key
+}
+
 export class TrafficMetrics {
   readonly #maxLabelSets: number
   readonly #now: () => number
@@ -148,7 +157,7 @@ export class TrafficMetrics {
   }
 
   #tallyOf(labels: TrafficLabels): Tally {
-    const key = trafficLabelNames.map((name) => labels[name]).join('\u0000')
+    const key = keyOf(labels)
     const known = this.#tallies.get(key)
     if (known) {
       known.usedAtMs = this.#now()
