@@ -68,7 +68,7 @@ describe('a traffic policy', () => {
 
   test('a subset takes over what it does not say, a port does not', () => {
     const policy = of(rule('shop/d', {
-      trafficPolicy: { loadBalancer: { simple: 'RANDOM' }, ...{ connectionPool: { tcp: { maxConnections: 5 } } }, portLevelSettings: [{ port: { number: 80 }, loadBalancer: { simple: 'ROUND_ROBIN' } }] },
+      trafficPolicy: { loadBalancer: { simple: 'RANDOM' }, connectionPool: { tcp: { maxConnections: 5 } }, portLevelSettings: [{ port: { number: 80 }, loadBalancer: { simple: 'ROUND_ROBIN' } }] },
       subsets: [{ name: 'v1', trafficPolicy: { loadBalancer: { simple: 'LEAST_CONN' } } }],
     }))
     expect([policy?.subsets.get('v1')?.policy.loadBalancer.kind, policy?.subsets.get('v1')?.policy.limits.connections]).toEqual(['leastRequest', 5])

@@ -15,11 +15,22 @@ export function intersection(a: string | undefined, b: string | undefined): stri
   return covers(b, a) ? a : false
 }
 
-/** What a route has of a listener's hosts; empty if nothing. `[undefined]` is every host. */
-export function effectiveHostnames(listener: string | undefined, route: readonly string[]): readonly (string | undefined)[] {
-  if (route.length === 0) return [listener]
-  const found = route.map((hostname) => intersection(listener, hostname)).filter((hostname) => hostname !== false)
-  return [...new Set(found)]
+/** A host that a route has at a listener, and how the route wrote it: precedence counts what is written there. */
+export interface EffectiveHostname {
+  /** Undefined for every host. */
+  readonly hostname: string | undefined
+  readonly written: string | undefined
+}
+
+/** What a route has of a listener's hosts; empty if nothing. */
+export function effectiveHostnames(listener: string | undefined, route: readonly string[]): readonly EffectiveHostname[] {
+  if (route.length === 0) return [{ hostname: listener, written: undefined }]
+  const found = new Map<string | undefined, EffectiveHostname>()
+  for (const written of [...route].sort(bySpecificity)) {
+    const hostname = intersection(listener, written)
+    if (hostname !== false && !found.has(hostname)) found.set(hostname, { hostname, written })
+  }
+  return [...found.values()]
 }
 
 /** Negative if `a` is more specific: exact names first, then the longer. */

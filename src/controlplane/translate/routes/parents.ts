@@ -8,14 +8,14 @@ import { objectKey, type RouteManifest } from '../../../model/manifest.ts'
 import { getOrMake } from '../selectors.ts'
 import { given, type Findings } from './findings.ts'
 import { allowsNamespace, roleOf, type ServedListener } from './gateways.ts'
-import { covers, effectiveHostnames } from './hostnames.ts'
+import { covers, effectiveHostnames, type EffectiveHostname } from './hostnames.ts'
 import { byAgeAndName } from './order.ts'
 import { ownerName, type ServiceTarget, type World } from './world.ts'
 
 /** One place where a route's rules are tried. */
 export type Slot =
   | { readonly t: 'service'; readonly target: ServiceTarget; readonly port: number; /** Of a consumer. */ readonly callers?: string }
-  | { readonly t: 'listener'; readonly served: ServedListener; readonly key: string; readonly hostnames: readonly (string | undefined)[] }
+  | { readonly t: 'listener'; readonly served: ServedListener; readonly key: string; readonly hostnames: readonly EffectiveHostname[] }
 
 export interface Attachment {
   readonly route: RouteManifest
@@ -125,7 +125,7 @@ function settle(attachments: readonly Attachment[]): readonly Attachment[] {
     }
   }
   // At a listener an HTTPRoute and a GRPCRoute may not share a host: the older one has it.
-  const held = new Map<string, { readonly route: RouteManifest; readonly hostnames: readonly (string | undefined)[] }[]>()
+  const held = new Map<string, { readonly route: RouteManifest; readonly hostnames: readonly EffectiveHostname[] }[]>()
   const rivals: Readonly<Record<string, string>> = { HTTPRoute: 'GRPCRoute', GRPCRoute: 'HTTPRoute' }
   return [...attachments].sort((a, b) => byAgeAndName(a.route, b.route) || a.index - b.index).map((attachment) => {
     let lost = ''
@@ -146,8 +146,8 @@ function settle(attachments: readonly Attachment[]): readonly Attachment[] {
   })
 }
 
-function meet(a: readonly (string | undefined)[], b: readonly (string | undefined)[]): boolean {
-  return a.some((one) => b.some((other) => covers(one, other) || covers(other, one)))
+function meet(a: readonly EffectiveHostname[], b: readonly EffectiveHostname[]): boolean {
+  return a.some((one) => b.some((other) => covers(one.hostname, other.hostname) || covers(other.hostname, one.hostname)))
 }
 
 /** Where rules are merged: a port as everybody sees it, or as one namespace of consumers does. */

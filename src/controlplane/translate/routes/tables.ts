@@ -5,7 +5,7 @@ import { objectKey, type GrpcRouteManifest, type HttpRouteManifest } from '../..
 import type { HttpRule, RequestMatch, RouteTable, TcpRule } from '../../../model/route.ts'
 import { getOrMake } from '../selectors.ts'
 import type { ServedListener } from './gateways.ts'
-import { bySpecificity } from './hostnames.ts'
+import { bySpecificity, type EffectiveHostname } from './hostnames.ts'
 import { byAgeAndName, compareRanks } from './order.ts'
 import type { BuiltRule } from './rules.ts'
 import { orderStreams, type StreamEntry } from './streams.ts'
@@ -14,6 +14,8 @@ import type { ServiceTarget } from './world.ts'
 export interface HttpEntry {
   readonly route: HttpRouteManifest | GrpcRouteManifest
   readonly rules: readonly BuiltRule[]
+  /** Under a Gateway the hostname that the route names for this host; the more specific goes first. */
+  readonly written?: string | undefined
 }
 
 /** What one group has at a port: everybody, or the callers of one namespace. */
@@ -35,8 +37,10 @@ export const nothingMatched: RequestMatch = { headers: [], query: [], cookies: [
 
 /** In the order of precedence; neighbours of one rule are joined again. */
 export function orderRules(entries: readonly HttpEntry[], callers?: string): readonly HttpRule[] {
-  const flat = entries.flatMap(({ route, rules }) => rules.flatMap((rule, ruleIndex) => rule.matches.map((ranked, matchIndex) => ({ route, rule, ruleIndex, matchIndex, ...ranked }))))
-  flat.sort((a, b) => compareRanks(a.rank, b.rank) || byAgeAndName(a.route, b.route) || a.ruleIndex - b.ruleIndex || a.matchIndex - b.matchIndex)
+  const flat = entries.flatMap(({ route, rules, written }) =>
+    rules.flatMap((rule, ruleIndex) => rule.matches.map((ranked, matchIndex) => ({ route, written, rule, ruleIndex, matchIndex, ...ranked }))))
+  flat.sort((a, b) =>
+    bySpecificity(a.written, b.written) || compareRanks(a.rank, b.rank) || byAgeAndName(a.route, b.route) || a.ruleIndex - b.ruleIndex || a.matchIndex - b.matchIndex)
   const ordered: { readonly rule: BuiltRule; readonly matches: RequestMatch[] }[] = []
   for (const { rule, match } of flat) {
     const scoped = callers === undefined ? match : { ...match, sourceNamespaces: [callers] }
@@ -84,7 +88,7 @@ export function serviceTable({ target, port, groups }: ServicePort, filters: rea
 }
 
 export interface ListenerEntries {
-  readonly http: (HttpEntry & { readonly hostnames: readonly (string | undefined)[] })[]
+  readonly http: (HttpEntry & { readonly hostnames: readonly EffectiveHostname[] })[]
   readonly streams: StreamEntry[]
 }
 
@@ -94,7 +98,7 @@ export function listenerTables({ listener, spec }: ServedListener, { http, strea
   const { key } = listener
   if (listener.protocol === 'tcp' || listener.protocol === 'tls') return [{ key, hostnames: [], http: [], tcp: orderStreams(streams), hasDefault: false }]
   const byHostname = new Map<string | undefined, HttpEntry[]>([[spec.hostname, []]])
-  for (const entry of http) for (const hostname of entry.hostnames) getOrMake(byHostname, hostname, () => []).push(entry)
+  for (const { route, rules, hostnames } of http) for (const { hostname, written } of hostnames) getOrMake(byHostname, hostname, () => []).push({ route, rules, written })
   return [...byHostname]
     .sort(([a], [b]) => bySpecificity(a, b))
     .map(([hostname, entries]) => ({ key, hostnames: hostname === undefined ? [] : [hostname], http: orderRules(entries), tcp: [], hasDefault: false }))

@@ -101,7 +101,7 @@ class Placer {
     for (const slot of slots.length > 0 ? slots : [undefined]) {
       const context = this.#context(attachment, slot)
       if (route.kind === 'TCPRoute' || route.kind === 'TLSRoute') {
-        const names = slot?.t === 'listener' ? slot.hostnames : route.kind === 'TLSRoute' && route.spec.hostnames.length > 0 ? route.spec.hostnames : [undefined]
+        const names = slot?.t === 'listener' ? slot.hostnames.map(({ hostname }) => hostname) : route.kind === 'TLSRoute' && route.spec.hostnames.length > 0 ? route.spec.hostnames : [undefined]
         const { entries, failures: found } = streamEntries(route, names, context, slot?.t === 'service' ? slot.callers : undefined)
         failures.push(...found)
         if (slot?.t === 'service') portGroup(this.#ports, slot.target, slot.port, slot.callers ?? '').streams.push(...entries)
