@@ -50,8 +50,8 @@ const specs: Readonly<Partial<Record<ManifestKind, fc.Arbitrary<object>>>> = {
   Gateway: fc.record({
     gatewayClassName: fc.constantFrom('sidestep-ingress', 'sidestep-waypoint', 'x', 'y'),
     listeners: fc.uniqueArray(fc.constantFrom<{ readonly name: string } & Readonly<Record<string, unknown>>>(
-      ...[{ name: 'http', port: 80, protocol: 'HTTP' }, { name: 'tls', port: 443, protocol: 'TLS', hostname: '*.a.com', tls: { mode: 'Passthrough' } }, { name: 'tcp', port: 80, protocol: 'TCP' }],
-      ...[{ name: 'open', port: 81, protocol: 'HTTP', allowedRoutes: { namespaces: { from: 'All' } } }, { name: 'mesh', port: 15008, protocol: 'HBONE' }],
+      { name: 'http', port: 80, protocol: 'HTTP' }, { name: 'tls', port: 443, protocol: 'TLS', hostname: '*.a.com', tls: { mode: 'Passthrough' } }, { name: 'tcp', port: 80, protocol: 'TCP' },
+      { name: 'open', port: 81, protocol: 'HTTP', allowedRoutes: { namespaces: { from: 'All' } } }, { name: 'mesh', port: 15008, protocol: 'HBONE' },
     ), { minLength: 1, maxLength: 3, selector: ({ name }) => name }),
   }),
   ReferenceGrant: fc.record({ from: fc.constant([{ group: gatewayGroup, kind: 'HTTPRoute', namespace: 'a' }]), to: fc.constant([{ group: '', kind: 'Service' }]) }),
