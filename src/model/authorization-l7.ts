@@ -1,5 +1,5 @@
-// L7 authorization policies: pure data, the meaning of AuthorizationPolicy with everything that a proxy of requests can answer. The
-// shape is that of L4 policies (authorization.ts): a rule is clauses that must all hold (from, to, each when), a clause is
+// L7 authorization policies: pure data, the meaning of AuthorizationPolicy with everything that a proxy of requests can answer.
+// The shape is that of L4 policies (authorization.ts): a rule is clauses that must all hold (from, to, each when), a clause is
 // alternatives, an alternative is kinds. What each part means is decided in src/policy/l7.
 import type { Cidr, Match, StringMatch } from './authorization.ts'
 
@@ -12,7 +12,10 @@ export interface ValueCondition {
   readonly notValues: readonly StringMatch[]
 }
 
-/** Each kind that is not empty must hold: one of the positive, none of the negative; every header and claim. Wholly empty never matches. */
+/**
+ * Each kind that is not empty must hold: one of the positive, none of the negative; every header and claim. Wholly empty never
+ * matches.
+ */
 export interface L7Match {
   /** Principals, namespaces, addresses and ports; `sourceIps` are compared with the real client of the mesh. */
   readonly l4: Match
@@ -67,6 +70,7 @@ const emptyL4: Match = Object.freeze({
 /** Matches nothing; to be filled in. */
 export const emptyL7Match: L7Match = Object.freeze({
   l4: emptyL4, paths: [], notPaths: [], methods: [], notMethods: [], hosts: [], notHosts: [], headers: [], requestPrincipals: [],
-  notRequestPrincipals: [], audiences: [], notAudiences: [], presenters: [], notPresenters: [], claims: [], remoteIps: [], notRemoteIps: [],
+  notRequestPrincipals: [], audiences: [], notAudiences: [], presenters: [], notPresenters: [], claims: [], remoteIps: [],
+    notRemoteIps: [],
   serverNames: [], notServerNames: [],
 })

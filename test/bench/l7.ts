@@ -1,5 +1,6 @@
-// Nanoseconds per L7 decision: `node test/bench/l7.ts`, or with words that the lines wanted contain. Route matching for 10 to 10,000
-// routes of several shapes (and by trying each, for comparison), path normalisation, balancers, limits and authorization.
+// Nanoseconds per L7 decision: `node test/bench/l7.ts`, or with words that the lines wanted contain. Route matching for 10 to
+// 10,000 routes of several shapes (and by trying each, for comparison), path normalisation, balancers, limits and
+// authorization.
 import type { AuthorizationL7 } from '../../src/model/authorization-l7.ts'
 import { emptyL7Match } from '../../src/model/authorization-l7.ts'
 import type { HttpRule, RequestMatch, RouteTable } from '../../src/model/route.ts'
@@ -51,7 +52,8 @@ const shapes: Readonly<Record<Shape, (i: number) => RequestMatch>> = {
 
 function routesOf(shape: Shape, count: number): Routes {
   const http = Array.from({ length: count }, (_, i): HttpRule => ({
-    origin: 'HTTPRoute shop/bench', name: `r${i}`, matches: [shapes[shape](i)], action: { t: 'respond', status: 200 }, mirrors: [], timeouts: {}, filters: [],
+    origin: 'HTTPRoute shop/bench', name: `r${i}`, matches: [shapes[shape](i)], action: { t: 'respond', status: 200 },
+      mirrors: [], timeouts: {}, filters: [],
   }))
   const table: RouteTable = { key: 'bench', hostnames: [], http, tcp: [], hasDefault: false }
   return new Routes([table])
@@ -62,7 +64,8 @@ function requestsFor(shape: Shape, count: number): readonly RequestHead[] {
     const i = Math.floor((n * count) / 256)
     return headOf(`/api/v1/service${i}/items`, {
       authority: shape === 'host' ? `s${i}.shop.test` : 'shop.test',
-      headers: [['user-agent', 'bench'], ['accept', '*/*'], ['x-request-id', String(n)], ...(shape === 'header' || shape === 'mixed' ? [['x-tenant', `tenant${i}`] as const] : [])],
+      headers: [['user-agent', 'bench'], ['accept', '*/*'], ['x-request-id', String(n)],
+        ...(shape === 'header' || shape === 'mixed' ? [['x-tenant', `tenant${i}`] as const] : [])],
     })
   })
 }
@@ -74,12 +77,14 @@ for (const count of [10, 100, 1_000, 10_000]) {
     const [first] = requests
     if (!first || routes.match(first).t !== 'rule') throw new Error(`the ${shape} requests do not match`)
     measure(`match ${shape}, ${count} routes`, 60, (i) => routes.match(requests[i & 255] ?? first))
-    if (shape === 'prefix') measure(`match ${shape}, ${count} routes, by trying each`, 60, (i) => routes.matchByTrying(requests[i & 255] ?? first))
+    if (shape === 'prefix') measure(`match ${shape}, ${count} routes, by trying each`, 60,
+      (i) => routes.matchByTrying(requests[i & 255] ?? first))
   }
   const started = performance.now()
   routesOf('mixed', count)
   const line = `compile mixed, ${count} routes`
-  if (wanted.every((word) => line.includes(word))) console.log(`${line.padEnd(56)} ${((performance.now() - started) * 1e6).toFixed(0).padStart(9)} ns`)
+  if (wanted.every((word) =>
+    line.includes(word))) console.log(`${line.padEnd(56)} ${((performance.now() - started) * 1e6).toFixed(0).padStart(9)} ns`)
 }
 
 measure('path, canonical already', 60, () => normalisePath('/api/v1/service42/items'))
@@ -87,16 +92,19 @@ measure('path, with escapes and dots', 60, () => normalisePath('/api//v1/./servi
 
 const random = Math.random
 for (const count of [10, 1_000]) {
-  const endpoints = Array.from({ length: count }, (_, i): Endpoint => ({ id: `10.0.${i >> 8}.${i & 255}:8080`, weight: 1 + (i % 3) }))
+  const endpoints = Array.from({ length: count },
+    (_, i): Endpoint => ({ id: `10.0.${i >> 8}.${i & 255}:8080`, weight: 1 + (i % 3) }))
   const none = { slowStartMs: 0 }
   const ewma = new PeakEwmaBalancer(none)
   const balancers: Readonly<Record<string, Balancer>> = {
-    'round robin': new RoundRobinBalancer(none), random: new RandomBalancer(none), 'least request': new LeastRequestBalancer(none),
+    'round robin': new RoundRobinBalancer(none), random: new RandomBalancer(none),
+      'least request': new LeastRequestBalancer(none),
     'peak ewma': ewma, 'ring hash': new RingHashBalancer(65_536), maglev: new MaglevBalancer(65_537),
   }
   for (const [name, balancer] of Object.entries(balancers)) {
     balancer.update(endpoints)
-    measure(`balance ${name}, ${count} endpoints`, 60, (i) => balancer.pick({ nowMs: i, random, hash: Math.imul(i, 0x9e3779b1) >>> 0 }))
+    measure(`balance ${name}, ${count} endpoints`, 60,
+      (i) => balancer.pick({ nowMs: i, random, hash: Math.imul(i, 0x9e3779b1) >>> 0 }))
     measure(`update ${name}, ${count} endpoints`, 60, () => balancer.update([...endpoints]))
   }
   measure(`balance peak ewma with begin and end, ${count} endpoints`, 60, (i) => {
@@ -115,7 +123,8 @@ measure('limit, 4096 keys', 60, (i) => limiter.take([{ rule, key: keys[i & 4095]
 for (const count of [1, 10, 100, 1_000]) {
   const policies = Array.from({ length: count }, (_, i): AuthorizationL7 => ({
     name: `p${i}`, namespace: 'shop', action: i % 10 === 9 ? 'deny' : 'allow', isDryRun: false,
-    rules: [[[{ ...emptyL7Match, l4: { ...emptyL7Match.l4, principals: [{ kind: 'exact', value: `cluster.local/ns/shop/sa/app${i}` }] } }],
+    rules: [[[{ ...emptyL7Match,
+      l4: { ...emptyL7Match.l4, principals: [{ kind: 'exact', value: `cluster.local/ns/shop/sa/app${i}` }] } }],
       [{ ...emptyL7Match, methods: [{ kind: 'exact', value: 'GET' }], paths: [{ kind: 'prefix', value: `/api/v${i}/` }] }]]],
   }))
   const authorizer = new L7Authorizer(policies)

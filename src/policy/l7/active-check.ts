@@ -1,8 +1,10 @@
-// Whether an endpoint is healthy, from the results of probes: so many good or bad ones in a row change it. The first result decides
-// at once (Envoy does the same), so that neither a new endpoint waits for a row of probes nor a dead one gets its first requests.
+// Whether an endpoint is healthy, from the results of probes: so many good or bad ones in a row change it. The first result
+// decides at once (Envoy does the same), so that neither a new endpoint waits for a row of probes nor a dead one gets its first
+// requests.
 import type { TrafficPolicy } from '../../model/route.ts'
 
-export type ActiveCheckRule = Pick<NonNullable<TrafficPolicy['activeCheck']>, 'healthyAfter' | 'unhealthyAfter' | 'intervalMs' | 'expectedStatuses'>
+export type ActiveCheckRule = Pick<NonNullable<TrafficPolicy['activeCheck']>, 'healthyAfter' | 'unhealthyAfter' | 'intervalMs'
+  | 'expectedStatuses'>
 
 export type CheckState =
   | { readonly t: 'unknown' }

@@ -28,7 +28,8 @@ export function unsupportedL7(policy: AuthorizationL7): string | undefined {
   if (policy.unsupported !== undefined) return policy.unsupported
   if (policy.action === 'custom' && policy.provider === undefined) return 'a CUSTOM policy names no provider'
   for (const { l4, paths, notPaths, remoteIps, notRemoteIps } of policy.rules.flat(2)) {
-    const bad = [...remoteIps, ...notRemoteIps, ...l4.sourceIps, ...l4.notSourceIps, ...l4.destinationIps, ...l4.notDestinationIps].find((cidr) => !isRange(cidr))
+    const bad = [...remoteIps, ...notRemoteIps, ...l4.sourceIps, ...l4.notSourceIps, ...l4.destinationIps,
+      ...l4.notDestinationIps].find((cidr) => !isRange(cidr))
     if (bad) return `address range ${bad.ip}/${bad.prefixLength} is not one`
     const problem = [...paths, ...notPaths].map(badPath).find((each) => each !== undefined)
     if (problem !== undefined) return problem
@@ -68,8 +69,8 @@ export function matchesText(pattern: StringMatch, text: string): boolean {
 }
 
 /**
- * The pattern as normalised paths have it. Where a pattern ends within a segment, that segment is decoded and nothing else, so that
- * no pattern becomes wider than it was written.
+ * The pattern as normalised paths have it. Where a pattern ends within a segment, that segment is decoded and nothing else, so
+ * that no pattern becomes wider than it was written.
  */
 export function normalisedPattern(pattern: StringMatch): StringMatch {
   if (pattern.kind === 'presence') return pattern
@@ -96,7 +97,8 @@ function badPath(pattern: PathPattern): string | undefined {
   if (/[;\\]|%2f|%5c|%3b/i.test(pattern.value)) return `${shown}: paths are compared without parameters and escaped slashes`
   const segments = pattern.value.split('/')
   const whole = pattern.kind === 'prefix' ? segments.slice(0, -1) : segments
-  return whole.some((segment) => /^(?:\.|%2e){1,2}$/i.test(segment)) ? `${shown}: paths are compared after dot segments are resolved` : undefined
+  return whole.some((segment) => /^(?:\.|%2e){1,2}$/i.test(segment))
+    ? `${shown}: paths are compared after dot segments are resolved` : undefined
 }
 
 function anyPath(patterns: readonly PathPattern[]): Test {
@@ -141,7 +143,9 @@ function compileMatch(match: L7Match, sense: Sense): Test {
   kind(match.presenters, match.notPresenters, (list) => anyText(list, (facts) => facts.presenter()))
   kind(match.serverNames, match.notServerNames, (list) => anyText(lower(list), (facts) => facts.serverName()))
   kind(match.remoteIps, match.notRemoteIps, (list) => anyRange(list))
-  const condition = ({ values, notValues }: ValueCondition, texts: (facts: RequestFacts, sense: Sense) => readonly string[]): void => {
+  const condition = (
+    { values, notValues }: ValueCondition, texts: (facts: RequestFacts, sense: Sense) => readonly string[],
+  ): void => {
     // A condition without values is none that could hold.
     if (values.length + notValues.length === 0) tests.push(() => false)
     kind(values, notValues, (list, s) => anyText(list, (facts) => texts(facts, s)))

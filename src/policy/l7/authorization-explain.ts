@@ -1,5 +1,5 @@
-// Why a request is allowed or refused, policy by policy, for people. Reads policies plainly, without the compiled form, so it is slow,
-// and says the same as authorization.ts (tested).
+// Why a request is allowed or refused, policy by policy, for people. Reads policies plainly, without the compiled form, so it
+// is slow, and says the same as authorization.ts (tested).
 import { policyKey, type Cidr, type Match, type StringMatch } from '../../model/authorization.ts'
 import type { AuthorizationL7, L7Action, L7Match, L7Rule, PathPattern, ValueCondition } from '../../model/authorization-l7.ts'
 import { CidrMap, packIp } from '../../model/cidr-map.ts'
@@ -39,7 +39,8 @@ export function explainL7(authorizer: L7Authorizer, request: AuthorizationReques
     `${quoted(head.method)} ${quoted(head.authority)} ${quoted(head.path.matched)}`,
     ...verdict.ask.map(({ provider, policy }) => `first ${quoted(provider)} is asked (policy ${policy})`),
     ...steps.flatMap((step) => [
-      `${step.action.toUpperCase()} ${step.policy}${step.isDryRun ? ' (dry run)' : ''}: ${outcomes[step.outcome]}`, ...step.details.map((detail) => `  ${detail}`),
+      `${step.action.toUpperCase()} ${step.policy}${step.isDryRun ? ' (dry run)' : ''}: ${outcomes[step.outcome]}`,
+      ...step.details.map((detail) => `  ${detail}`),
     ]),
   ]
   if (verdict.allowed !== verdict.allowedWithDryRun) {
@@ -98,24 +99,32 @@ function whyNotMatch(match: L7Match, facts: RequestFacts, sense: Sense): string 
       return `${what} ${texts(sense).map(quoted).join(' or ') || 'is not there and'} is not ${positive.map(text).join(' or ')}`
     }
     const excluded = negative.find((pattern) => texts(other).some((each) => holds(pattern, each)))
-    return excluded === undefined ? undefined : `${what} ${texts(other).map(quoted).join(' or ')} is excluded by ${text(excluded)}`
+    return excluded === undefined ? undefined
+      : `${what} ${texts(other).map(quoted).join(' or ')} is excluded by ${text(excluded)}`
   }
-  const condition = (what: string, { values, notValues }: ValueCondition, texts: (s: Sense) => readonly string[]): string | undefined =>
-    values.length + notValues.length === 0 ? `${what} has no values to compare with` : kind(what, values, notValues, texts, matchesText, patternText)
+  const condition = (
+    what: string, { values, notValues }: ValueCondition, texts: (s: Sense) => readonly string[],
+  ): string | undefined =>
+    values.length + notValues.length === 0 ? `${what} has no values to compare with`
+      : kind(what, values, notValues, texts, matchesText, patternText)
   const folded = (pattern: StringMatch, text: string): boolean =>
     matchesText(pattern.kind === 'presence' ? pattern : { kind: pattern.kind, value: pattern.value.toLowerCase() }, text)
-  const ip = facts.remote.v4 >= 0 ? [24, 16, 8, 0].map((shift) => (facts.remote.v4 >>> shift) & 255).join('.') : (facts.remote.v6.match(/.{4}/g) ?? []).join(':')
+  const ip = facts.remote.v4 >= 0 ? [24, 16, 8, 0].map((shift) => (facts.remote.v4 >>> shift) & 255).join('.')
+    : (facts.remote.v6.match(/.{4}/g) ?? []).join(':')
   const steps: (() => string | undefined)[] = [
     () => whyNotL4(match.l4, facts),
     () => kind('method', match.methods, match.notMethods, (s) => facts.method(s), matchesText, patternText),
     () => kind('path', match.paths, match.notPaths, () => facts.path, matchesPath, patternText),
     () => kind('host', match.hosts, match.notHosts, () => facts.host(), folded, patternText),
-    () => kind('request principal', match.requestPrincipals, match.notRequestPrincipals, () => facts.requestPrincipal(), matchesText, patternText),
+    () => kind('request principal', match.requestPrincipals, match.notRequestPrincipals, () => facts.requestPrincipal(),
+      matchesText, patternText),
     () => kind('audience', match.audiences, match.notAudiences, () => facts.audience(), matchesText, patternText),
     () => kind('presenter', match.presenters, match.notPresenters, () => facts.presenter(), matchesText, patternText),
     () => kind('server name', match.serverNames, match.notServerNames, () => facts.serverName(), folded, patternText),
-    () => kind('remote address', match.remoteIps, match.notRemoteIps, () => [ip], (cidr) => isIn(cidr, facts), ({ ip: range, prefixLength }) => `${range}/${prefixLength}`),
-    ...match.headers.map((header) => () => condition(`header ${header.name}`, header, (s) => facts.header(header.name.toLowerCase(), s))),
+    () => kind('remote address', match.remoteIps, match.notRemoteIps, () => [ip], (cidr) => isIn(cidr, facts),
+      ({ ip: range, prefixLength }) => `${range}/${prefixLength}`),
+    ...match.headers.map((header) => () =>
+      condition(`header ${header.name}`, header, (s) => facts.header(header.name.toLowerCase(), s))),
     ...match.claims.map((claim) => () => condition(`claim ${claim.path.join('.')}`, claim, () => facts.claim(claim.path))),
   ]
   for (const step of steps) {
@@ -133,7 +142,8 @@ function whyNotL4(l4: Match, facts: RequestFacts): string | undefined {
 }
 
 function matchesPath(pattern: PathPattern, path: string): boolean {
-  return pattern.kind === 'template' ? (compileTemplate(pattern.value)?.(path) ?? false) : matchesText(normalisedPattern(pattern), path)
+  return pattern.kind === 'template' ? (compileTemplate(pattern.value)?.(path) ?? false)
+    : matchesText(normalisedPattern(pattern), path)
 }
 
 function isIn({ ip, prefixLength }: Cidr, { remote }: RequestFacts): boolean {

@@ -1,6 +1,6 @@
-// What an L7 authorization decision looks at, and which texts a matcher is held against. A request that can be read in two ways (a header
-// sent twice, a method in lower case) is read so that it is refused: matchers that refuse look at every reading, matchers that
-// permit only at the plainest.
+// What an L7 authorization decision looks at, and which texts a matcher is held against. A request that can be read in two ways
+// (a header sent twice, a method in lower case) is read so that it is refused: matchers that refuse look at every reading,
+// matchers that permit only at the plainest.
 import { hostOf, type HeaderValues, type RequestHead } from './request-head.ts'
 import { packIp, type PackedIp } from '../../model/cidr-map.ts'
 import { factsOf, type Facts, type PeerConnection } from '../rbac-facts.ts'
@@ -78,7 +78,8 @@ export class RequestFacts {
 
   requestPrincipal(): readonly string[] {
     const { token } = this.#request
-    return token && token.issuer !== '' && token.subject !== undefined && token.subject !== '' ? [`${token.issuer}/${token.subject}`] : nothing
+    const isWhole = token && token.issuer !== '' && token.subject !== undefined && token.subject !== ''
+    return isWhole ? [`${token.issuer}/${token.subject}`] : nothing
   }
 
   audience(): readonly string[] {
@@ -116,7 +117,8 @@ export function claimTexts(claims: Readonly<Record<string, unknown>>, path: read
     value = Reflect.get(value, name)
   }
   const list: readonly unknown[] = Array.isArray(value) ? value : [value]
-  const texts = list.flatMap((each) => (typeof each === 'string' ? [each] : typeof each === 'number' || typeof each === 'boolean' ? [String(each)] : []))
+  const texts = list.flatMap((each) => (['string', 'number', 'boolean'].includes(typeof each) ? [String(each)] : []))
   const isSpaced = path.length === 1 && (path[0] === 'scope' || path[0] === 'permission')
-  return isSpaced ? [...texts, ...texts.flatMap((text) => (text.includes(' ') ? text.split(' ').filter((part) => part !== '') : []))] : texts
+  if (!isSpaced) return texts
+  return [...texts, ...texts.flatMap((text) => (text.includes(' ') ? text.split(' ').filter((part) => part !== '') : []))]
 }

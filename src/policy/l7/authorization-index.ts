@@ -1,5 +1,5 @@
-// The rules of some policies, found by the principal or the path that they require, so that a request meets the few that could concern
-// it. Says nothing that trying each rule in order does not say.
+// The rules of some policies, found by the principal or the path that they require, so that a request meets the few that could
+// concern it. Says nothing that trying each rule in order does not say.
 import type { AuthorizationL7, L7Match, L7Rule } from '../../model/authorization-l7.ts'
 import { compileRules, isEmptyL7Match, normalisedPattern, type CompiledL7Rule } from './authorization-compile.ts'
 import type { RequestFacts } from './authorization-facts.ts'
@@ -12,7 +12,8 @@ interface Ordered {
 type KeyKind = 'principal' | 'path'
 
 const keyReaders: Readonly<Record<KeyKind, (match: L7Match) => string[] | undefined>> = {
-  principal: ({ l4: { principals } }) => (principals.length > 0 && principals.every((p) => p.kind === 'exact') ? principals.map((p) => p.value) : undefined),
+  principal: ({ l4: { principals } }) =>
+    (principals.length > 0 && principals.every((p) => p.kind === 'exact') ? principals.map((p) => p.value) : undefined),
   path: ({ paths }) => {
     const exact = paths.map((p) => (p.kind === 'template' ? p : normalisedPattern(p)))
     return exact.length > 0 && exact.every((p) => p.kind === 'exact') ? exact.map((p) => p.value) : undefined

@@ -1,6 +1,6 @@
-// Who may make which request: Istio's order. CUSTOM first (somebody else is asked), then DENY, then, unless there is no ALLOW policy,
-// one ALLOW rule must hold; AUDIT marks and decides nothing. A dry-run policy decides nothing and is reported. Total: never throws,
-// and what cannot be evaluated refuses.
+// Who may make which request: Istio's order. CUSTOM first (somebody else is asked), then DENY, then, unless there is no ALLOW
+// policy, one ALLOW rule must hold; AUDIT marks and decides nothing. A dry-run policy decides nothing and is reported. Total:
+// never throws, and what cannot be evaluated refuses.
 import type { AuthorizationL7, L7Action } from '../../model/authorization-l7.ts'
 import { policyKey } from '../../model/authorization.ts'
 import { RequestFacts, type AuthorizationRequest } from './authorization-facts.ts'
@@ -42,6 +42,9 @@ interface Rules {
 }
 
 const none: readonly never[] = Object.freeze([])
+const unreadable: L7Verdict = Object.freeze({
+  ask: none, allowed: false, because: 'unreadableAddress', audit: none, dryRun: none, allowedWithDryRun: false,
+})
 
 /** All policies that concern one destination, in order of `namespace/name`. */
 export class L7Authorizer {
@@ -69,14 +72,17 @@ export class L7Authorizer {
 
   evaluate(request: AuthorizationRequest): L7Verdict {
     const facts = RequestFacts.of(request)
-    if (!facts) return { ask: none, allowed: false, because: 'unreadableAddress', audit: none, dryRun: none, allowedWithDryRun: false }
+    if (!facts) return unreadable
     const denied = this.#deny.table.first(facts)
     const hasAllow = this.#allow.count > 0
     const permitted = hasAllow ? this.#allow.table.first(facts) : undefined
     const unsupported = this.#custom.unsupported ?? this.#deny.unsupported
-    const dryRun = this.#dryRun.table.firstOfEach(facts).map(({ key, rule, policy }) => ({ policy: key, rule, action: policy.action }))
-    const wouldDeny = denied !== undefined || unsupported !== undefined || this.#hasDryRunUnsupported || dryRun.some(({ action }) => action === 'deny')
-    const wouldPermit = (!hasAllow && !this.#hasDryRunAllow) || permitted !== undefined || dryRun.some(({ action }) => action === 'allow')
+    const dryRun = this.#dryRun.table.firstOfEach(facts).map(({ key, rule, policy }) =>
+      ({ policy: key, rule, action: policy.action }))
+    const wouldDeny = denied !== undefined || unsupported !== undefined || this.#hasDryRunUnsupported
+      || dryRun.some(({ action }) => action === 'deny')
+    const wouldPermit = (!hasAllow && !this.#hasDryRunAllow) || permitted !== undefined
+      || dryRun.some(({ action }) => action === 'allow')
     const common = {
       ask: asked(this.#custom.table.firstOfEach(facts)),
       audit: this.#audit.table.firstOfEach(facts).map(({ key, rule }) => ({ policy: key, rule })),
@@ -86,8 +92,9 @@ export class L7Authorizer {
     if (unsupported !== undefined) return { allowed: false, because: 'unsupportedPolicy', policy: unsupported, ...common }
     if (!hasAllow) return { allowed: true, because: 'noAllowPolicies', ...common }
     if (permitted) return { allowed: true, because: 'allowPolicy', policy: permitted.key, rule: permitted.rule, ...common }
-    if (this.#allow.unsupported !== undefined) return { allowed: false, because: 'unsupportedPolicy', policy: this.#allow.unsupported, ...common }
-    return { allowed: false, because: 'noAllowMatched', ...common }
+    const unsupportedAllow = this.#allow.unsupported
+    if (unsupportedAllow === undefined) return { allowed: false, because: 'noAllowMatched', ...common }
+    return { allowed: false, because: 'unsupportedPolicy', policy: unsupportedAllow, ...common }
   }
 }
 

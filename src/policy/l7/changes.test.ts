@@ -22,7 +22,8 @@ describe('headers', () => {
   test('nothing that frames a message or breaks out of its line', () => {
     const headers = HeaderMap.of([['content-length', '3']])
     const change = compileHeaderChange({
-      remove: ['Content-Length', ':path', 'Host'], set: [['Transfer-Encoding', 'chunked'], ['x', 'a\r\nevil: 1'], ['x y', '1']], add: [['', '1']],
+      remove: ['Content-Length', ':path', 'Host'], set: [['Transfer-Encoding', 'chunked'], ['x', 'a\r\nevil: 1'], ['x y', '1']],
+        add: [['', '1']],
     })
     change.apply(headers)
     expect([...headers.entries()]).toEqual([['content-length', '3']])
@@ -32,8 +33,10 @@ describe('headers', () => {
 
 describe('paths', () => {
   test.each([
-    ['/foo', '/bar', '/foo/x', '/bar/x'], ['/foo', '/', '/foo/x', '/x'], ['/foo/', '/bar', '/foo/x', '/bar/x'], ['/foo', '/', '/foo', '/'],
-    ['/foo', '/bar/', '/foo', '/bar/'], ['/foo', '/bar', '/foo/', '/bar/'], ['/foo', '', '/foo/x', '/x'], ['/', '/v2', '/x/y', '/v2/x/y'],
+    ['/foo', '/bar', '/foo/x', '/bar/x'], ['/foo', '/', '/foo/x', '/x'], ['/foo/', '/bar', '/foo/x', '/bar/x'],
+      ['/foo', '/', '/foo', '/'],
+    ['/foo', '/bar/', '/foo', '/bar/'], ['/foo', '/bar', '/foo/', '/bar/'], ['/foo', '', '/foo/x', '/x'],
+      ['/', '/v2', '/x/y', '/v2/x/y'],
     ['/foo', '/bar', '/foo;a=1/x;b=2', '/bar/x;b=2'], ['/caf%C3%A9', '/tea', '/café/x', '/tea/x'],
   ])('prefix %s becomes %s: %s to %s', (prefix, value, from, to) => {
     const head = headOf(Buffer.from(from).toString('latin1'))
@@ -51,7 +54,8 @@ describe('paths', () => {
   })
 
   test('a rewritten path is always canonical', () => {
-    const hostile = fc.array(fc.constantFrom('a', '/', '..', '.', '%2e', '%2f', ';', 'é', ' '), { maxLength: 8 }).map((p) => `/${p.join('')}`)
+    const hostile = fc.array(fc.constantFrom('a', '/', '..', '.', '%2e', '%2f', ';', 'é', ' '),
+      { maxLength: 8 }).map((p) => `/${p.join('')}`)
     fc.assert(fc.property(hostile, hostile, (value, prefix) => {
       const out = compilePathRewrite({ kind: 'prefix', value }).apply(headOf('/a/b/c').path, under(prefix))
       if (out) expect(headOf(out.path).path).toEqual({ path: out.path, matched: out.matched })
@@ -60,13 +64,15 @@ describe('paths', () => {
 })
 
 describe('redirects', () => {
-  const at = (redirect: Parameters<typeof compileRedirect>[0], path = '/foo/a', query = '', authority = 'Shop.test:8080'): string | undefined =>
+  const at = (redirect: Parameters<typeof compileRedirect>[0], path = '/foo/a', query = '', authority = 'Shop.test:8080'): string
+    | undefined =>
     compileRedirect(redirect).answer(headOf(path, { authority, query }), under('/foo'), 8080)?.location
   test('scheme, host, port and path', () => {
     expect(at({ status: 302 })).toBe('http://shop.test:8080/foo/a')
     expect(at({ status: 301, scheme: 'https' })).toBe('https://shop.test/foo/a')
     expect(at({ status: 302, port: 80 })).toBe('http://shop.test/foo/a')
-    expect(at({ status: 302, hostname: 'other.test', path: { kind: 'prefix', value: '/bar' } }, '/foo/a', 'x=1')).toBe('http://other.test:8080/bar/a?x=1')
+    expect(at({ status: 302, hostname: 'other.test', path: { kind: 'prefix', value: '/bar' } }, '/foo/a',
+      'x=1')).toBe('http://other.test:8080/bar/a?x=1')
   })
   test('no header of the client\'s making and no host of its choice', () => {
     expect(at({ status: 302 }, '/foo', 'a=\r\nset-cookie: x')).toBe('http://shop.test:8080/foo?a=%0D%0Aset-cookie:%20x')
@@ -77,24 +83,29 @@ describe('redirects', () => {
 })
 
 describe('cors', () => {
-  const cors: Cors = { allowOrigins: [{ kind: 'exact', value: 'https://*.shop.test' }], allowMethods: ['GET', 'PUT'], allowHeaders: ['x-a'], exposeHeaders: ['x-b'],
+  const cors: Cors = { allowOrigins: [{ kind: 'exact', value: 'https://*.shop.test' }], allowMethods: ['GET', 'PUT'],
+    allowHeaders: ['x-a'], exposeHeaders: ['x-b'],
     maxAgeSeconds: 60, allowCredentials: true }
-  const ask = (policy: Cors, method: string, ...headers: (readonly [string, string])[]): ReturnType<ReturnType<typeof compileCors>['decide']> =>
+  const ask = (policy: Cors, method: string,
+    ...headers: (readonly [string, string])[]): ReturnType<ReturnType<typeof compileCors>['decide']> =>
     compileCors(policy).decide(headOf('/', { method, headers }))
   const preflightFor = (method: string): readonly (readonly [string, string])[] => [['Access-Control-Request-Method', method]]
 
   test('a preflight is answered, a request gets its headers', () => {
     const answer = ask(cors, 'OPTIONS', ['Origin', 'https://a.shop.test'], ...preflightFor('PUT'))
     expect(answer).toMatchObject({ t: 'preflight', isAllowed: true })
-    expect(Object.fromEntries(answer.headers)).toMatchObject({ 'access-control-allow-origin': 'https://a.shop.test', 'access-control-allow-methods': 'GET, PUT',
+    expect(Object.fromEntries(answer.headers)).toMatchObject({ 'access-control-allow-origin': 'https://a.shop.test',
+      'access-control-allow-methods': 'GET, PUT',
       'access-control-allow-headers': 'x-a', 'access-control-max-age': '60', 'access-control-allow-credentials': 'true' })
-    expect(ask(cors, 'GET', ['Origin', 'https://a.shop.test'])).toEqual({ t: 'simple', headers: [['access-control-allow-origin', 'https://a.shop.test'],
+    expect(ask(cors, 'GET', ['Origin', 'https://a.shop.test'])).toEqual({ t: 'simple',
+      headers: [['access-control-allow-origin', 'https://a.shop.test'],
       ['access-control-allow-credentials', 'true'], ['access-control-expose-headers', 'x-b'], ['vary', 'Origin']] })
     expect(ask(cors, 'OPTIONS', ['Origin', 'https://a.shop.test'])).toMatchObject({ t: 'simple' })
   })
 
   test('a stranger gets nothing, however it is spelled', () => {
-    for (const origin of ['https://shop.test', 'https://.shop.test', 'https://evil.test/.shop.test', 'https://evil.test#.shop.test', 'null', 'http://a.shop.test',
+    for (const origin of ['https://shop.test', 'https://.shop.test', 'https://evil.test/.shop.test',
+      'https://evil.test#.shop.test', 'null', 'http://a.shop.test',
       'https://a.shop.test.evil.test', 'https://a.shop.test,https://evil.test', 'https://evil.test\u0000.shop.test']) {
       expect(ask(cors, 'GET', ['Origin', origin])).toEqual({ t: 'none', headers: [['vary', 'Origin']] })
     }
@@ -103,9 +114,11 @@ describe('cors', () => {
 
   test('everybody: a star without credentials, the origin itself with them', () => {
     const all: Cors = { ...cors, allowOrigins: [{ kind: 'exact', value: '*' }], allowMethods: ['*'], allowHeaders: ['*'] }
-    expect(ask({ ...all, allowCredentials: false }, 'GET', ['Origin', 'https://x.test']).headers[0]).toEqual(['access-control-allow-origin', '*'])
+    expect(ask({ ...all, allowCredentials: false }, 'GET',
+      ['Origin', 'https://x.test']).headers[0]).toEqual(['access-control-allow-origin', '*'])
     expect(ask(all, 'GET', ['Origin', 'https://x.test']).headers[0]).toEqual(['access-control-allow-origin', 'https://x.test'])
-    expect(Object.fromEntries(ask(all, 'OPTIONS', ['Origin', 'https://x.test'], ...preflightFor('PATCH'), ['access-control-request-headers', 'x-q']).headers))
+    expect(Object.fromEntries(ask(all, 'OPTIONS', ['Origin', 'https://x.test'], ...preflightFor('PATCH'),
+      ['access-control-request-headers', 'x-q']).headers))
       .toMatchObject({ 'access-control-allow-methods': 'PATCH', 'access-control-allow-headers': 'x-q' })
   })
 })
@@ -152,6 +165,7 @@ describe('shares', () => {
     expect(isChosen({ numerator: 100, denominator: 100 }, 0.999_999)).toBe(true)
     expect(isChosen({ numerator: 1, denominator: 0 }, 0)).toBe(false)
     const all = { numerator: 1, denominator: 1 }
-    expect(chooseMirrors([{ backend: backend(1), fraction: all }, { backend: backend(1, 'gone'), fraction: all }], () => 0)).toHaveLength(1)
+    expect(chooseMirrors([{ backend: backend(1), fraction: all }, { backend: backend(1, 'gone'), fraction: all }],
+      () => 0)).toHaveLength(1)
   })
 })

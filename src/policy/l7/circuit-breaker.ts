@@ -1,7 +1,7 @@
-// Limits on what one destination carries at once: connections, requests that wait, requests under way, retries. A request over a limit
-// is refused at once, because queues that grow without end turn slowness into an outage. Callers share the requests fairly: while
-// there is room anybody may use it; past the mark each caller has its equal share, so one that asks for everything cannot keep
-// others out (bulkhead).
+// Limits on what one destination carries at once: connections, requests that wait, requests under way, retries. A request over
+// a limit is refused at once, because queues that grow without end turn slowness into an outage. Callers share the requests
+// fairly: while there is room anybody may use it; past the mark each caller has its equal share, so one that asks for
+// everything cannot keep others out (bulkhead).
 
 export type BreakerKind = 'connections' | 'pending' | 'requests' | 'retries'
 export type BreakerLimits = Readonly<Record<BreakerKind, number>>

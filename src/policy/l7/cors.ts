@@ -1,5 +1,6 @@
-// Cross-origin requests (Fetch standard, section 3.2): what to answer a preflight, and what to add to a response. An origin that is
-// not allowed gets no header, which makes browsers refuse; the request itself is not refused, because CORS is no access control.
+// Cross-origin requests (Fetch standard, section 3.2): what to answer a preflight, and what to add to a response. An origin
+// that is not allowed gets no header, which makes browsers refuse; the request itself is not refused, because CORS is no access
+// control.
 import type { Cors } from '../../model/route.ts'
 import type { HeaderValues, RequestHead } from './request-head.ts'
 import { compileValue, type ValueTest } from './value-match.ts'
@@ -88,7 +89,8 @@ function originTest(match: Cors['allowOrigins'][number]): ValueTest {
 
 // With credentials `*` means nothing to a browser, so the names themselves are given.
 function isMethodAllowed({ allowMethods }: Cors, method: string): boolean {
-  return /^[A-Za-z]{1,32}$/.test(method) && (allowMethods.includes('*') || allowMethods.includes(method) || ['GET', 'HEAD', 'POST'].includes(method))
+  return /^[A-Za-z]{1,32}$/.test(method)
+    && (allowMethods.includes('*') || allowMethods.includes(method) || ['GET', 'HEAD', 'POST'].includes(method))
 }
 
 function methodsFor({ allowMethods, allowCredentials }: Cors, method: string): string {

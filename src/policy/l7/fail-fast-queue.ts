@@ -1,6 +1,6 @@
 // Requests that wait because no endpoint can take them. Bounded; and when nothing has been available for a while it turns to
-// failing at once, so that callers learn in no time what waiting would not change (Linkerd's load-shedding queue). Keeps no timer:
-// the owner asks `nextMs` and calls `expire`.
+// failing at once, so that callers learn in no time what waiting would not change (Linkerd's load-shedding queue). Keeps no
+// timer: the owner asks `nextMs` and calls `expire`.
 
 export interface QueueRule {
   /** Items. */
@@ -9,7 +9,8 @@ export interface QueueRule {
   readonly failFastAfterMs: number
 }
 
-export type QueueState = { readonly t: 'open' } | { readonly t: 'waiting'; readonly sinceMs: number } | { readonly t: 'failFast'; readonly sinceMs: number }
+export type QueueState = { readonly t: 'open' } | { readonly t: 'waiting'; readonly sinceMs: number }
+  | { readonly t: 'failFast'; readonly sinceMs: number }
 export type OfferAnswer = 'queued' | 'full' | 'failFast'
 
 interface Waiting<T> {
@@ -37,7 +38,8 @@ export class FailFastQueue<T> {
 
   /** For what cannot be sent now. In fail-fast everything is refused until `available`. */
   offer(item: T, nowMs: number): OfferAnswer {
-    if (this.#state.t === 'waiting' && nowMs - this.#state.sinceMs >= this.#rule.failFastAfterMs) this.#state = { t: 'failFast', sinceMs: nowMs }
+    if (this.#state.t === 'waiting'
+      && nowMs - this.#state.sinceMs >= this.#rule.failFastAfterMs) this.#state = { t: 'failFast', sinceMs: nowMs }
     if (this.#state.t === 'failFast') return 'failFast'
     if (this.size >= this.#rule.capacity) return 'full'
     if (this.#state.t === 'open') this.#state = { t: 'waiting', sinceMs: nowMs }
@@ -72,7 +74,8 @@ export class FailFastQueue<T> {
       this.#state = { t: 'failFast', sinceMs: nowMs }
     }
     const expired: T[] = []
-    while (this.size > 0 && (this.#state.t === 'failFast' || nowMs - (this.#items[this.#head]?.sinceMs ?? 0) >= this.#rule.failFastAfterMs)) {
+    while (this.size > 0 && (this.#state.t === 'failFast'
+      || nowMs - (this.#items[this.#head]?.sinceMs ?? 0) >= this.#rule.failFastAfterMs)) {
       const next = this.#shift()
       if (next) expired.push(next.item)
     }

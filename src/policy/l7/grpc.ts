@@ -2,12 +2,15 @@
 // (grpc.io: PROTOCOL-HTTP2, http-grpc-status-mapping); no decision of ours.
 
 export const grpcStatus = {
-  ok: 0, cancelled: 1, unknown: 2, invalidArgument: 3, deadlineExceeded: 4, notFound: 5, alreadyExists: 6, permissionDenied: 7, resourceExhausted: 8,
-  failedPrecondition: 9, aborted: 10, outOfRange: 11, unimplemented: 12, internal: 13, unavailable: 14, dataLoss: 15, unauthenticated: 16,
+  ok: 0, cancelled: 1, unknown: 2, invalidArgument: 3, deadlineExceeded: 4, notFound: 5, alreadyExists: 6, permissionDenied: 7,
+    resourceExhausted: 8,
+  failedPrecondition: 9, aborted: 10, outOfRange: 11, unimplemented: 12, internal: 13, unavailable: 14, dataLoss: 15,
+    unauthenticated: 16,
 } as const
 
 const fromHttp: ReadonlyMap<number, number> = new Map<number, number>([
-  [400, grpcStatus.internal], [401, grpcStatus.unauthenticated], [403, grpcStatus.permissionDenied], [404, grpcStatus.unimplemented],
+  [400, grpcStatus.internal], [401, grpcStatus.unauthenticated], [403, grpcStatus.permissionDenied],
+    [404, grpcStatus.unimplemented],
   [429, grpcStatus.unavailable], [502, grpcStatus.unavailable], [503, grpcStatus.unavailable], [504, grpcStatus.unavailable],
 ])
 
@@ -58,7 +61,8 @@ export function formatGrpcTimeout(ms: number): string {
 export function encodeGrpcMessage(message: string): string {
   let out = ''
   for (const byte of Buffer.from(message, 'utf8')) {
-    out += byte >= 32 && byte < 127 && byte !== 37 ? String.fromCharCode(byte) : `%${byte.toString(16).toUpperCase().padStart(2, '0')}`
+    out += byte >= 32 && byte < 127
+      && byte !== 37 ? String.fromCharCode(byte) : `%${byte.toString(16).toUpperCase().padStart(2, '0')}`
   }
   return out
 }

@@ -12,7 +12,8 @@ export interface MutableHeaders {
 
 // RFC 9110, 7.6.1 and RFC 9112, 6; `host` and pseudo-headers are changed by rewrites.
 const reserved = new Set([
-  'connection', 'keep-alive', 'proxy-connection', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'content-length', 'host', 'http2-settings',
+  'connection', 'keep-alive', 'proxy-connection', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'content-length', 'host',
+    'http2-settings',
 ])
 
 const token = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
@@ -40,7 +41,8 @@ export interface CompiledHeaderChange {
 export function compileHeaderChange(change: HeaderChange): CompiledHeaderChange {
   const problems: string[] = []
   const isGood = (name: string, value?: string): boolean => {
-    const why = !isChangeable(name) ? 'is not a rule\'s to change' : value !== undefined && !isFieldValue(value) ? 'has no such value' : undefined
+    const why = !isChangeable(name) ? 'is not a rule\'s to change' : value !== undefined
+      && !isFieldValue(value) ? 'has no such value' : undefined
     if (why !== undefined) problems.push(`the header ${JSON.stringify(name.slice(0, 100))} ${why}`)
     return why === undefined
   }

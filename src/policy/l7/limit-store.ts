@@ -1,5 +1,6 @@
-// A store that several proxies count in together. The interface only; what speaks to a server implements it. All rules of a request
-// are taken at once and atomically: all or none, like the local limiter, and by the store's clock, because those of proxies differ.
+// A store that several proxies count in together. The interface only; what speaks to a server implements it. All rules of a
+// request are taken at once and atomically: all or none, like the local limiter, and by the store's clock, because those of
+// proxies differ.
 import type { LimitState, LimitUse } from './rate-limit.ts'
 
 export interface SharedLimitStore {

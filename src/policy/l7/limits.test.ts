@@ -2,10 +2,12 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { limitKey } from './limit-key.ts'
 import { decisiveState } from './limit-store.ts'
-import { gcra, LocalLimiter, quotaWindow, type LimitState, type QuotaPeriod, type QuotaRule, type RateRule } from './rate-limit.ts'
+import { gcra, LocalLimiter, quotaWindow, type LimitState, type QuotaPeriod, type QuotaRule,
+  type RateRule } from './rate-limit.ts'
 import { quotaExceededProblem, rateLimitHeaders } from './rate-limit-headers.ts'
 
-const rate = (limit: number, windowMs = 1000, burst?: number): RateRule => ({ kind: 'rate', name: 'r', limit, windowMs, ...(burst === undefined ? {} : { burst }) })
+const rate = (limit: number, windowMs = 1000, burst?: number): RateRule =>
+  ({ kind: 'rate', name: 'r', limit, windowMs, ...(burst === undefined ? {} : { burst }) })
 const quota = (limit: number, period: QuotaPeriod): QuotaRule => ({ kind: 'quota', name: 'q', limit, period })
 const t0 = Date.UTC(2026, 10, 21, 12, 0, 0)
 
@@ -38,7 +40,8 @@ describe('rate', () => {
         const [state] = limiter.take([{ rule, key: 'k' }], now)
         if (state?.isAllowed) {
           allowed.push(now)
-          for (const start of allowed) expect(allowed.filter((t) => t >= start).length).toBeLessThanOrEqual(burst + ((now - start) * limit) / 1000 + 1e-6)
+          for (const start of allowed) expect(allowed.filter((t) =>
+            t >= start).length).toBeLessThanOrEqual(burst + ((now - start) * limit) / 1000 + 1e-6)
         } else if (state) {
           expect(state.retryAfterMs).toBeGreaterThan(0)
           now += state.retryAfterMs
@@ -62,7 +65,8 @@ describe('quota', () => {
     expect(quotaWindow('day', t0)).toEqual({ startMs: Date.UTC(2026, 10, 21), endMs: Date.UTC(2026, 10, 22) })
     expect(quotaWindow('week', t0)).toEqual({ startMs: Date.UTC(2026, 10, 16), endMs: Date.UTC(2026, 10, 23) })
     expect(quotaWindow('month', Date.UTC(2026, 11, 31))).toEqual({ startMs: Date.UTC(2026, 11, 1), endMs: Date.UTC(2027, 0, 1) })
-    fc.assert(fc.property(fc.constantFrom<QuotaPeriod>('second', 'minute', 'hour', 'day', 'week', 'month'), fc.nat(4e12), (period, now) => {
+    fc.assert(fc.property(fc.constantFrom<QuotaPeriod>('second', 'minute', 'hour', 'day', 'week', 'month'), fc.nat(4e12),
+      (period, now) => {
       const { startMs, endMs } = quotaWindow(period, now)
       expect(startMs <= now && now < endMs).toBe(true)
       expect(quotaWindow(period, endMs).startMs).toBe(endMs)
@@ -82,7 +86,8 @@ test('several rules: all or nothing', () => {
   const limiter = new LocalLimiter({ maxKeys: 10 })
   const uses = [{ rule: rate(100), key: 'a' }, { rule: quota(1, 'day'), key: 'a' }]
   expect(limiter.take(uses, t0).map((s) => s.isAllowed)).toEqual([true, true])
-  for (let i = 0; i < 5; i++) expect(limiter.take(uses, t0).map((s) => [s.isAllowed, s.remaining])).toEqual([[true, 99], [false, 0]])
+  for (let i = 0; i < 5; i++) expect(limiter.take(uses, t0).map((s) => [s.isAllowed, s.remaining])).toEqual([[true, 99],
+    [false, 0]])
   expect(decisiveState(limiter.take(uses, t0))?.rule.name).toBe('q')
   expect(decisiveState([])).toBeUndefined()
 })
@@ -109,9 +114,12 @@ test('keys never collide and never grow', () => {
 
 describe('headers', () => {
   test('as in the draft', () => {
-    const allowed: LimitState = { rule: { ...rate(100, 60_000), name: 'default' }, isAllowed: true, remaining: 50, resetMs: 29_100, retryAfterMs: 0 }
-    expect(rateLimitHeaders([allowed], t0)).toEqual([['ratelimit-policy', '"default";q=100;w=60'], ['ratelimit', '"default";r=50;t=30']])
-    const refused: LimitState = { rule: { ...quota(1000, 'day'), name: 'da"i\\ly\n' }, isAllowed: false, remaining: 0, resetMs: 5_000, retryAfterMs: 5_000 }
+    const allowed: LimitState = { rule: { ...rate(100, 60_000), name: 'default' }, isAllowed: true, remaining: 50,
+      resetMs: 29_100, retryAfterMs: 0 }
+    expect(rateLimitHeaders([allowed], t0)).toEqual([['ratelimit-policy', '"default";q=100;w=60'],
+      ['ratelimit', '"default";r=50;t=30']])
+    const refused: LimitState = { rule: { ...quota(1000, 'day'), name: 'da"i\\ly\n' }, isAllowed: false, remaining: 0,
+      resetMs: 5_000, retryAfterMs: 5_000 }
     expect(rateLimitHeaders([allowed, refused], t0)).toEqual([
       ['ratelimit-policy', '"default";q=100;w=60, "da\\"i\\\\ly_";q=1000;w=86400'],
       ['ratelimit', '"default";r=50;t=30, "da\\"i\\\\ly_";r=0;t=5'], ['retry-after', '5'],
@@ -123,7 +131,8 @@ describe('headers', () => {
   test('values are always sane', () => {
     const number = fc.oneof(fc.double(), fc.integer(), fc.constantFrom(Infinity, 0, -1))
     fc.assert(fc.property(fc.string(), number, number, number, fc.boolean(), (name, limit, remaining, ms, isAllowed) => {
-      for (const [, value] of rateLimitHeaders([{ rule: { ...rate(limit), name }, isAllowed, remaining, resetMs: ms, retryAfterMs: ms }], t0)) {
+      for (const [, value] of rateLimitHeaders([{ rule: { ...rate(limit), name }, isAllowed, remaining, resetMs: ms,
+        retryAfterMs: ms }], t0)) {
         expect(value).toMatch(/^[\x20-\x7e]+$/)
         expect(value.slice(value.lastIndexOf('"') + 1)).toMatch(/^(?:;q=\d{1,15};w=\d{1,8}|;r=\d{1,15};t=\d{1,8}|\d{1,8})$/)
       }

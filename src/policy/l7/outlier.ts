@@ -73,7 +73,8 @@ export class OutlierDetector {
     if (consecutiveGatewayErrors > 0 && record.gatewayErrorsInRow >= consecutiveGatewayErrors) {
       return this.#eject(endpoint, record, 'consecutiveGatewayErrors', nowMs)
     }
-    if (consecutiveErrors > 0 && record.errorsInRow >= consecutiveErrors) return this.#eject(endpoint, record, 'consecutiveErrors', nowMs)
+    if (consecutiveErrors > 0
+      && record.errorsInRow >= consecutiveErrors) return this.#eject(endpoint, record, 'consecutiveErrors', nowMs)
     return undefined
   }
 
@@ -95,7 +96,10 @@ export class OutlierDetector {
     return record !== undefined && record.isEjected && nowMs < record.ejectedUntilMs
   }
 
-  /** Fewer than the wanted share is left: ejections are to be ignored. Exact as of the last sweep; one comparison, for every pick. */
+  /**
+   * Fewer than the wanted share is left: ejections are to be ignored. Exact as of the last sweep; one comparison, for every
+   * pick.
+   */
   get isPanic(): boolean {
     const { size } = this.#endpoints
     return this.#ejected > 0 && (size - this.#ejected) * 100 < this.#rule.minHealthPercent * size
@@ -129,7 +133,8 @@ export class OutlierDetector {
     if (factor === undefined || factor <= 0) return []
     const rated: { readonly endpoint: string; readonly record: Standing; readonly rate: number }[] = []
     for (const [endpoint, record] of this.#endpoints) {
-      if (!record.isEjected && record.requests >= fewestRequests) rated.push({ endpoint, record, rate: record.successes / record.requests })
+      if (!record.isEjected
+        && record.requests >= fewestRequests) rated.push({ endpoint, record, rate: record.successes / record.requests })
     }
     if (rated.length < fewestHosts) return []
     const mean = rated.reduce((sum, { rate }) => sum + rate, 0) / rated.length

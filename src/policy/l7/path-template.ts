@@ -1,5 +1,5 @@
-// Istio's path templates: `{*}` is exactly one segment that is not empty, `{**}` any number of segments, none too. Everything else is
-// literal. Compared with normalised paths, in time that grows with path times template at worst.
+// Istio's path templates: `{*}` is exactly one segment that is not empty, `{**}` any number of segments, none too. Everything
+// else is literal. Compared with normalised paths, in time that grows with path times template at worst.
 import { patternPath } from './path.ts'
 
 const one = Symbol('one')

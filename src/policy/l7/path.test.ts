@@ -40,12 +40,14 @@ describe('one path for everybody', () => {
   })
 
   test.each<[string, PathRefusal]>([
-    ['', 'notAbsolute'], ['a/b', 'notAbsolute'], ['**', 'notAbsolute'], ['/a b', 'badCharacter'], ['/a\\b', 'badCharacter'], ['/a#b', 'badCharacter'],
+    ['', 'notAbsolute'], ['a/b', 'notAbsolute'], ['**', 'notAbsolute'], ['/a b', 'badCharacter'], ['/a\\b', 'badCharacter'],
+      ['/a#b', 'badCharacter'],
     ['/a\nb', 'badCharacter'], ['/\u0131', 'badCharacter'], ['/%', 'badEscape'], ['/%4', 'badEscape'], ['/%zz', 'badEscape'],
     ['/%00', 'escapedControl'], ['/%0d%0a', 'escapedControl'], ['/%7f', 'escapedControl'], ['/a%2fb', 'escapedSlash'],
     ['/a%5Cb', 'escapedSlash'], ['/..', 'aboveRoot'], ['/a/../..', 'aboveRoot'], ['/%2e%2e/x', 'aboveRoot'],
     ['/a/..;/admin', 'dotWithParameters'], ['/a/.;x/admin', 'dotWithParameters'], ['/a/%2e%2e;x/admin', 'dotWithParameters'],
-    ['/a/..%3bx/admin', 'dotWithParameters'], ['/%c0%af', 'notUtf8'], ['/%e0%80%ae', 'notUtf8'], ['/%ff', 'notUtf8'], ['/a;%2f', 'escapedSlash'],
+    ['/a/..%3bx/admin', 'dotWithParameters'], ['/%c0%af', 'notUtf8'], ['/%e0%80%ae', 'notUtf8'], ['/%ff', 'notUtf8'],
+      ['/a;%2f', 'escapedSlash'],
     ['/;%00/x', 'escapedControl'],
   ])('refuses %j: %s', (raw, because) => {
     expect(why(raw)).toBe(because)
@@ -65,7 +67,8 @@ describe('one path for everybody', () => {
 })
 
 // Every way in which a client can write something dangerous, and more.
-const piece = fc.constantFrom('/', '/', '/', 'a', 'admin', '.', '..', '%2e', '%2E%2e', '%2f', '%5c', '\\', ';', ';x=1', '%3b', '%25', '%252f', '%c3%a9', '%61', '%ff', '{', '~', 'é', ' ', '%00')
+const piece = fc.constantFrom('/', '/', '/', 'a', 'admin', '.', '..', '%2e', '%2E%2e', '%2f', '%5c', '\\', ';', ';x=1', '%3b',
+  '%25', '%252f', '%c3%a9', '%61', '%ff', '{', '~', 'é', ' ', '%00')
 const hostile = fc.oneof(fc.array(piece, { maxLength: 12 }).map((parts) => `/${parts.join('')}`), fc.string())
 
 describe('properties', () => {

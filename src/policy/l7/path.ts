@@ -7,8 +7,8 @@
 // - `%2F`, `%5C`: some backends decode them to separators, others do not, so they are refused; with `keep` they stay escaped and
 //   separate nothing, but a `.` or `..` between them is still refused. A plain backslash is always refused.
 // - Dot segments are resolved, escaped ones too; above the root is refused. Empty segments are dropped (`//` is `/`).
-// - `;` parameters: servers of the servlet kind cut them off, others do not. Matching sees the segment without them; they are sent
-//   on unchanged. A dot segment with parameters (`..;`) is refused.
+// - `;` parameters: servers of the servlet kind cut them off, others do not. Matching sees the segment without them; they are
+//   sent on unchanged. A dot segment with parameters (`..;`) is refused.
 //
 // `matched` is decoded text without parameters: `/caf%C3%A9`, `/café` and `/caf%c3%a9;v=1` are one path. Only `%` itself (and
 // kept slashes) stay escaped in it, so decoding twice cannot make two of one. Never throws.
@@ -21,7 +21,8 @@ export interface NormalPath {
 }
 
 export type PathRefusal =
-  | 'notAbsolute' | 'tooLong' | 'badCharacter' | 'badEscape' | 'escapedControl' | 'escapedSlash' | 'notUtf8' | 'aboveRoot' | 'dotWithParameters'
+  | 'notAbsolute' | 'tooLong' | 'badCharacter' | 'badEscape' | 'escapedControl' | 'escapedSlash' | 'notUtf8' | 'aboveRoot'
+    | 'dotWithParameters'
 
 export type PathDecision = ({ readonly t: 'path' } & NormalPath) | { readonly t: 'refused'; readonly because: PathRefusal }
 
@@ -105,7 +106,8 @@ type Segment = { readonly sent: string; readonly matched: string } | { readonly 
 const escapeOf = (byte: number): string => `%${byte < 16 ? '0' : ''}${byte.toString(16).toUpperCase()}`
 
 function isUnreserved(code: number): boolean {
-  return (code >= 97 && code <= 122) || (code >= 65 && code <= 90) || (code >= 48 && code <= 57) || code === 45 || code === 46 || code === 95 || code === 126
+  return (code >= 97 && code <= 122) || (code >= 65 && code <= 90) || (code >= 48 && code <= 57) || code === 45 || code === 46
+    || code === 95 || code === 126
 }
 
 function canonicalSegment(text: string, { escapedSlashes }: PathRules): Segment {
@@ -143,7 +145,8 @@ function canonicalSegment(text: string, { escapedSlashes }: PathRules): Segment 
       return { because: 'badCharacter' }
     }
   }
-  if (hasSlash && bytes.split(/%2F|%5C/).some((part) => part === '.' || part === '..' || part.startsWith('.;') || part.startsWith('..;'))) {
+  if (hasSlash && bytes.split(/%2F|%5C/).some((part) => part === '.' || part === '..' || part.startsWith('.;')
+    || part.startsWith('..;'))) {
     return { because: 'escapedSlash' }
   }
   if (!isWide) return { sent, matched: bytes }

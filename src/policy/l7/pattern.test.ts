@@ -8,7 +8,8 @@ import { TcpRoutes } from './tcp-route.ts'
 // A grammar in which RE2 and JavaScript agree; JavaScript is only safe here because the texts are short.
 const atom = fc.constantFrom('a', 'b', '/', '.', '\\.', '[ab]', '[^a]', '(a|b)', '(?:ab)', '\\d', '1')
 const repeated = fc.tuple(atom, fc.constantFrom('', '', '*', '+', '?', '{2}')).map(([a, r]) => a + r)
-const source = fc.tuple(fc.array(repeated, { maxLength: 6 }), fc.constantFrom('', '|a/', '|')).map(([parts, tail]) => parts.join('') + tail)
+const source = fc.tuple(fc.array(repeated, { maxLength: 6 }),
+  fc.constantFrom('', '|a/', '|')).map(([parts, tail]) => parts.join('') + tail)
 const text = fc.array(fc.constantFrom('a', 'b', '/', '.', '1', '?'), { maxLength: 8 }).map((parts) => parts.join(''))
 
 describe('patterns', () => {
@@ -48,7 +49,8 @@ describe('patterns', () => {
   })
 
   test('substitutions', () => {
-    const apply = (pattern: string, substitution: string, value: string): string => compileSubstitution(pattern, substitution).apply(value)
+    const apply = (pattern: string, substitution: string, value: string): string =>
+      compileSubstitution(pattern, substitution).apply(value)
     expect(apply('/v([0-9])/', '/\\1/', '/v2/x/v3/')).toBe('/2/x/3/')
     expect(apply('a*', '-', 'baac')).toBe('-b-c-')
     expect(apply('(a)|(b)', '[\\1\\2\\0\\\\]', 'ab')).toBe('[aa\\][bb\\]')
@@ -59,10 +61,13 @@ describe('patterns', () => {
 })
 
 test('server names: exact, the longest wildcard, then any', () => {
-  const rule = (name: string, ...serverNames: string[]): TcpRule => ({ origin: 'TLSRoute shop/t', name, serverNames, backends: [] })
+  const rule = (name: string, ...serverNames: string[]): TcpRule =>
+    ({ origin: 'TLSRoute shop/t', name, serverNames, backends: [] })
   const table = (tcp: readonly TcpRule[]): RouteTable => ({ key: 't', hostnames: [], http: [], tcp, hasDefault: false })
-  const routes = new TcpRoutes(table([rule('any'), rule('wild', '*.Test'), rule('deep', '*.a.test'), rule('one', 'x.a.test'), rule('late', 'x.a.test')]))
-  expect(['X.a.test', 'x.a.test.', 'y.a.test', 'q.y.a.test', 'b.test', 'test', 'other', '', undefined].map((name) => routes.match(name)?.name))
+  const routes = new TcpRoutes(table([rule('any'), rule('wild', '*.Test'), rule('deep', '*.a.test'), rule('one', 'x.a.test'),
+    rule('late', 'x.a.test')]))
+  expect(['X.a.test', 'x.a.test.', 'y.a.test', 'q.y.a.test', 'b.test', 'test', 'other', '',
+    undefined].map((name) => routes.match(name)?.name))
     .toEqual(['one', 'one', 'deep', 'deep', 'wild', 'any', 'any', 'any', 'any'])
   expect(new TcpRoutes(table([rule('one', 'a')])).match(undefined)).toBeUndefined()
   fc.assert(fc.property(fc.string(), (name) => {

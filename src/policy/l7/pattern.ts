@@ -5,11 +5,14 @@ import { MeshError } from '../../core/errors.ts'
 
 /** Characters of a pattern. */
 export const longestPattern = 1_024
-/** Instructions: about one per character of a pattern, times its repetitions. Envoy's old limit was 100, too small for lists of words. */
+/**
+ * Instructions: about one per character of a pattern, times its repetitions. Envoy's old limit was 100, too small for lists of
+ * words.
+ */
 export const largestProgram = 1_000
 /**
- * Characters of a value; longer ones match no pattern. The worst patterns within the limits need about 20 microseconds per character
- * (`(a|b)*a(a|b){300}`, on a busy machine), ordinary ones a hundredth of it.
+ * Characters of a value; longer ones match no pattern. The worst patterns within the limits need about 20 microseconds per
+ * character (`(a|b)*a(a|b){300}`, on a busy machine), ordinary ones a hundredth of it.
  */
 export const longestValue = 8_192
 
@@ -103,7 +106,8 @@ function substitutionParts(text: string, groups: number): readonly (string | num
       literal += '\\'
       i++
     } else if (next !== undefined && next >= '0' && next <= '9') {
-      if (Number(next) > groups) throw new MeshError('BAD_CONFIG', `the substitution names group ${next}, and the pattern has ${groups}`)
+      if (Number(next) > groups) throw new MeshError('BAD_CONFIG',
+        `the substitution names group ${next}, and the pattern has ${groups}`)
       parts.push(literal, Number(next))
       literal = ''
       i++

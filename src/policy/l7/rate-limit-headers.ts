@@ -1,6 +1,6 @@
-// What a client is told about its limits: `RateLimit-Policy` and `RateLimit` as in draft-ietf-httpapi-ratelimit-headers-11 (May 2026:
-// two structured lists of named policies; the three separate fields of old drafts are gone), Retry-After, and the problem type of
-// section 5.1. Partition keys are not sent: they would tell a client what it is counted by.
+// What a client is told about its limits: `RateLimit-Policy` and `RateLimit` as in draft-ietf-httpapi-ratelimit-headers-11 (May
+// 2026: two structured lists of named policies; the three separate fields of old drafts are gone), Retry-After, and the problem
+// type of section 5.1. Partition keys are not sent: they would tell a client what it is counted by.
 import { windowMsOf, type LimitState } from './rate-limit.ts'
 import type { HeaderList } from './cors.ts'
 
@@ -21,7 +21,8 @@ const seconds = (ms: number): number => Math.min(longestSeconds, Math.max(0, Mat
 /** `Retry-After` is there if any of them refuses, and is not earlier than the window that `RateLimit` names. */
 export function rateLimitHeaders(states: readonly LimitState[], nowMs: number): HeaderList {
   if (states.length === 0) return []
-  const policies = states.map(({ rule }) => `${sfString(rule.name)};q=${integer(rule.limit)};w=${Math.max(1, seconds(windowMsOf(rule, nowMs)))}`)
+  const policies = states.map(({ rule }) =>
+    `${sfString(rule.name)};q=${integer(rule.limit)};w=${Math.max(1, seconds(windowMsOf(rule, nowMs)))}`)
   const limits = states.map((state) => {
     const left = state.isAllowed ? Math.min(state.remaining, state.rule.limit) : 0
     return `${sfString(state.rule.name)};r=${integer(left)};t=${seconds(state.isAllowed ? state.resetMs : state.retryAfterMs)}`

@@ -1,5 +1,5 @@
-// How many requests somebody may make: GCRA (one number per key: the time at which the bucket would be empty again), and quotas per
-// fixed window. Local decisions are exact within this process; across processes the same rules are asked of a shared store
+// How many requests somebody may make: GCRA (one number per key: the time at which the bucket would be empty again), and quotas
+// per fixed window. Local decisions are exact within this process; across processes the same rules are asked of a shared store
 // (limit-store.ts). Memory is bounded: the keys that were longest unused go first, which are those whose state says least.
 
 /** A rate: so many per window, evenly, and at most `burst` at once (default: the whole limit). */
@@ -42,7 +42,8 @@ const fixedMs = { second: 1_000, minute: 60_000, hour: 3_600_000, day: dayMs } a
 export function quotaWindow(period: QuotaPeriod, nowMs: number): { readonly startMs: number; readonly endMs: number } {
   if (period === 'month') {
     const now = new Date(nowMs)
-    return { startMs: Date.UTC(now.getUTCFullYear(), now.getUTCMonth(), 1), endMs: Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + 1, 1) }
+    return { startMs: Date.UTC(now.getUTCFullYear(), now.getUTCMonth(), 1),
+      endMs: Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + 1, 1) }
   }
   if (period === 'week') {
     // The first of January 1970 was a Thursday.
@@ -145,7 +146,8 @@ export class LocalLimiter {
     const { startMs, endMs } = quotaWindow(rule.period, nowMs)
     const used = entry?.at === startMs ? entry.used : 0
     const resetMs = endMs - nowMs
-    const unused: LimitState = { rule, isAllowed: true, remaining: Math.max(0, Math.floor(rule.limit - used)), resetMs, retryAfterMs: 0 }
+    const unused: LimitState = { rule, isAllowed: true, remaining: Math.max(0, Math.floor(rule.limit - used)), resetMs,
+      retryAfterMs: 0 }
     if (used + cost > rule.limit) {
       const retryAfterMs = cost > rule.limit ? Number.POSITIVE_INFINITY : resetMs
       return { id, state: { ...unused, isAllowed: false, retryAfterMs }, unused, next: { at: startMs, used } }

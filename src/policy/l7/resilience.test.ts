@@ -25,7 +25,8 @@ describe('retry budget', () => {
     expect(budget.left(9_000)).toBe(0)
     expect(budget.tryRetry(20_000)).toBe(false)
     const quiet = new RetryBudget({ percent: 0, minPerSecond: 1 })
-    expect([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11].map(() => quiet.tryRetry(5))).toEqual([...Array.from({ length: 10 }, () => true), false])
+    expect([1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
+      11].map(() => quiet.tryRetry(5))).toEqual([...Array.from({ length: 10 }, () => true), false])
     expect(quiet.tryRetry(10_005)).toBe(true)
   })
 
@@ -51,8 +52,10 @@ describe('retry budget', () => {
 })
 
 describe('retry decision', () => {
-  const rule: Retry = { attempts: 2, backoffMs: 100, statuses: [409], on: ['connectFailure', 'refusedStream', 'gatewayError', 'retriableGrpc'] }
-  const base: RetryQuestion = { outcome: { t: 'response', status: 503 }, method: 'GET', isGrpc: false, hasIdempotencyKey: false, isBodyReplayable: true,
+  const rule: Retry = { attempts: 2, backoffMs: 100, statuses: [409],
+    on: ['connectFailure', 'refusedStream', 'gatewayError', 'retriableGrpc'] }
+  const base: RetryQuestion = { outcome: { t: 'response', status: 503 }, method: 'GET', isGrpc: false, hasIdempotencyKey: false,
+    isBodyReplayable: true,
     isAnswerStarted: false, attempts: 1 }
   const ask = (parts: Partial<RetryQuestion>, r: Retry | undefined = rule, yes = true): string => {
     const decision = decideRetry(r, { ...base, ...parts }, { random: () => 0.5, budget: () => yes })
@@ -80,17 +83,20 @@ describe('retry decision', () => {
   })
 
   test('what servers say', () => {
-    const said = (parts: Partial<Extract<AttemptOutcome, { t: 'response' }>>): Partial<RetryQuestion> => ({ outcome: { t: 'response', status: 503, ...parts } })
+    const said = (parts: Partial<Extract<AttemptOutcome, { t: 'response' }>>): Partial<RetryQuestion> =>
+      ({ outcome: { t: 'response', status: 503, ...parts } })
     expect(ask(said({ retryAfterMs: 2_000 }))).toBe('retry 2000')
     expect(ask(said({ retryAfterMs: 60_000 }))).toBe('serverSaysNo')
     const grpc = (grpcStatus: number, pushback?: number | 'stop'): Partial<RetryQuestion> =>
-      ({ isGrpc: true, method: 'POST', outcome: { t: 'response', status: 200, grpcStatus, ...(pushback === undefined ? {} : { pushback }) } })
+      ({ isGrpc: true, method: 'POST',
+        outcome: { t: 'response', status: 200, grpcStatus, ...(pushback === undefined ? {} : { pushback }) } })
     expect(ask(grpc(14))).toBe('retry 50')
     expect(ask(grpc(14, 'stop'))).toBe('serverSaysNo')
     expect(ask(grpc(14, 7))).toBe('retry 7')
     expect(ask(grpc(3))).toBe('notAsked')
     expect(ask(grpc(0))).toBe('succeeded')
-    expect(['5', '0', 'Sun, 06 Nov 2094 08:49:37 GMT', '-1', 'soon', '', '1e9', undefined].map((v) => parseRetryAfter(v, Date.parse('2094-11-06T08:49:30Z'))))
+    expect(['5', '0', 'Sun, 06 Nov 2094 08:49:37 GMT', '-1', 'soon', '', '1e9',
+      undefined].map((v) => parseRetryAfter(v, Date.parse('2094-11-06T08:49:30Z'))))
       .toEqual([5000, 0, 7000, undefined, undefined, undefined, undefined, undefined])
     fc.assert(fc.property(fc.string(), (text) => {
       const ms = parseRetryAfter(text, 0)
@@ -99,10 +105,13 @@ describe('retry decision', () => {
   })
 
   test('a request that may have been acted upon and is not idempotent is never sent twice', () => {
-    const outcome: fc.Arbitrary<AttemptOutcome> = fc.oneof(fc.constantFrom<AttemptOutcome>({ t: 'reset' }, { t: 'perTryTimeout' }),
+    const outcome: fc.Arbitrary<AttemptOutcome> = fc.oneof(fc.constantFrom<AttemptOutcome>({ t: 'reset' },
+      { t: 'perTryTimeout' }),
       fc.record({ t: fc.constant('response' as const), status: fc.integer({ min: 100, max: 599 }) }))
-    const anyRule = fc.record({ attempts: fc.nat(5), backoffMs: fc.nat(100), statuses: fc.array(fc.integer({ min: 400, max: 599 })),
-      on: fc.subarray<Retry['on'][number]>(['connectFailure', 'refusedStream', 'reset', 'gatewayError', '5xx', 'retriableGrpc']) })
+    const anyRule = fc.record({ attempts: fc.nat(5), backoffMs: fc.nat(100),
+      statuses: fc.array(fc.integer({ min: 400, max: 599 })),
+      on: fc.subarray<Retry['on'][number]>(['connectFailure', 'refusedStream', 'reset', 'gatewayError', '5xx',
+        'retriableGrpc']) })
     fc.assert(fc.property(outcome, anyRule, fc.constantFrom('POST', 'PATCH', 'CONNECT', 'get', 'X'), (o, r, method) => {
       expect(decideRetry(r, { ...base, outcome: o, method }, { random: () => 0 }).t).toBe('stop')
     }))
@@ -210,10 +219,12 @@ describe('fail-fast queue', () => {
 
 describe('active check', () => {
   const rule: ActiveCheckRule = { healthyAfter: 2, unhealthyAfter: 3, intervalMs: 1000, expectedStatuses: [] }
-  const after = (probes: string, state: CheckState = unknownHealth): string => [...probes].reduce((s, p) => afterProbe(s, p === '+', rule), state).t
+  const after = (probes: string, state: CheckState = unknownHealth): string =>
+    [...probes].reduce((s, p) => afterProbe(s, p === '+', rule), state).t
   test('thresholds', () => {
     expect(['', '+', '-', '+--', '+--+--', '+---', '-+', '-++', '-+-+', '----++'].map((p) => after(p)))
-      .toEqual(['unknown', 'healthy', 'unhealthy', 'healthy', 'healthy', 'unhealthy', 'unhealthy', 'healthy', 'unhealthy', 'healthy'])
+      .toEqual(['unknown', 'healthy', 'unhealthy', 'healthy', 'healthy', 'unhealthy', 'unhealthy', 'healthy', 'unhealthy',
+        'healthy'])
     expect(isUsable(unknownHealth)).toBe(true)
     expect([0, 0.5].map((r) => nextProbeMs(rule, r))).toEqual([900, 1000])
   })
@@ -233,7 +244,8 @@ describe('active check', () => {
 })
 
 describe('outlier ejection', () => {
-  const rule: EjectionRule = { consecutiveErrors: 5, consecutiveGatewayErrors: 3, intervalMs: 10_000, baseMs: 30_000, maxPercent: 50, minHealthPercent: 0 }
+  const rule: EjectionRule = { consecutiveErrors: 5, consecutiveGatewayErrors: 3, intervalMs: 10_000, baseMs: 30_000,
+    maxPercent: 50, minHealthPercent: 0 }
   const names = ['a', 'b', 'c', 'd']
   const make = (parts: Partial<EjectionRule> = {}, endpoints = names): OutlierDetector => {
     const detector = new OutlierDetector({ ...rule, ...parts }, 0)
@@ -251,7 +263,8 @@ describe('outlier ejection', () => {
     expect(fail(detector, 'b', 'gatewayError', 3)).toEqual(['consecutiveGatewayErrors'])
     expect(['a', 'b', 'c'].map((e) => detector.isEjected(e, 29_999))).toEqual([true, true, false])
     expect(detector.isEjected('a', 30_000)).toBe(false)
-    expect([500, 502, 503, 504, 505, 404].map(outcomeOfStatus)).toEqual(['error', 'gatewayError', 'gatewayError', 'gatewayError', 'error', 'success'])
+    expect([500, 502, 503, 504, 505, 404].map(outcomeOfStatus)).toEqual(['error', 'gatewayError', 'gatewayError', 'gatewayError',
+      'error', 'success'])
   })
 
   test('each ejection lasts longer, good times shorten the next', () => {
@@ -284,14 +297,16 @@ describe('outlier ejection', () => {
   test('success rate far below the others', () => {
     const endpoints = Array.from({ length: 10 }, (_, i) => `e${i}`)
     const detector = make({ consecutiveErrors: 0, consecutiveGatewayErrors: 0, successRateStdevFactor: 1.9 }, endpoints)
-    for (const e of endpoints) for (let i = 0; i < 200; i++) detector.report(e, e === 'e3' && i % 2 === 0 ? 'error' : 'success', 1)
+    for (const e of endpoints) for (let i = 0; i < 200; i++) detector.report(e, e === 'e3'
+      && i % 2 === 0 ? 'error' : 'success', 1)
     expect(detector.sweep(5_000)).toEqual([])
     expect(detector.sweep(10_000)).toMatchObject([{ endpoint: 'e3', because: 'successRate' }])
     expect(detector.isEjected('e3', 10_001)).toBe(true)
   })
 
   test('the share holds whatever happens, and what left is forgotten', () => {
-    const step = fc.record({ endpoint: fc.constantFrom(...names), outcome: fc.constantFrom<Outcome>('success', 'error', 'gatewayError', 'gatewayError'),
+    const step = fc.record({ endpoint: fc.constantFrom(...names),
+      outcome: fc.constantFrom<Outcome>('success', 'error', 'gatewayError', 'gatewayError'),
       after: fc.nat(4_000), isSweep: fc.boolean() })
     fc.assert(fc.property(fc.array(step, { maxLength: 300 }), fc.nat(100), (steps, maxPercent) => {
       const detector = make({ maxPercent, baseMs: 5_000 })

@@ -2,10 +2,11 @@
 //
 // - Nothing is retried once the client has seen a byte of the answer, or when the body cannot be sent again.
 // - What no server acted upon (no connection, REFUSED_STREAM, GOAWAY before it) may be retried whatever the method is.
-// - What may have been acted upon only where doing it twice is doing it once: idempotent methods (RFC 9110, 9.2.2), a request with an
-//   Idempotency-Key, or gRPC where the rule names `retriableGrpc` and the server says the status in place of an answer.
+// - What may have been acted upon only where doing it twice is doing it once: idempotent methods (RFC 9110, 9.2.2), a request
+//   with an Idempotency-Key, or gRPC where the rule names `retriableGrpc` and the server says the status in place of an answer.
 // - A server that says when to come back (Retry-After, grpc-retry-pushback-ms) is obeyed, or not asked again.
-// - Never past the deadline, the number of attempts, the breaker or the budget. The budget is asked last: it counts what it gives.
+// - Never past the deadline, the number of attempts, the breaker or the budget. The budget is asked last: it counts what it
+//   gives.
 import type { Retry } from '../../model/route.ts'
 import { backoffMs } from './backoff.ts'
 import { grpcStatus } from './grpc.ts'
@@ -13,11 +14,17 @@ import { grpcStatus } from './grpc.ts'
 /** How an attempt ended. */
 export type AttemptOutcome =
   | { readonly t: 'connectFailure' }
-  /** HTTP/2 REFUSED_STREAM or a GOAWAY that excludes the stream, a pooled HTTP/1.1 connection closed before a byte was written. */
+  /** HTTP/2 REFUSED_STREAM, a GOAWAY that excludes the stream, a pooled HTTP/1.1 connection closed before a byte was written. */
   | { readonly t: 'refusedStream' }
   | { readonly t: 'reset' }
   | { readonly t: 'perTryTimeout' }
-  | { readonly t: 'response'; readonly status: number; readonly grpcStatus?: number; readonly retryAfterMs?: number; readonly pushback?: number | 'stop' }
+  | {
+    readonly t: 'response'
+    readonly status: number
+    readonly grpcStatus?: number
+    readonly retryAfterMs?: number
+    readonly pushback?: number | 'stop'
+  }
 
 export interface RetryQuestion {
   readonly outcome: AttemptOutcome
@@ -35,7 +42,8 @@ export interface RetryQuestion {
 }
 
 export type NoRetryBecause =
-  | 'succeeded' | 'notAsked' | 'answerStarted' | 'bodyGone' | 'notIdempotent' | 'attemptsUsed' | 'serverSaysNo' | 'deadline' | 'breaker' | 'budget'
+  | 'succeeded' | 'notAsked' | 'answerStarted' | 'bodyGone' | 'notIdempotent' | 'attemptsUsed' | 'serverSaysNo' | 'deadline'
+    | 'breaker' | 'budget'
 
 export type RetryDecision =
   | { readonly t: 'retry'; readonly waitMs: number }
@@ -58,7 +66,8 @@ export const largestReplayBytes = 65_536
 const longestWaitMs = 30_000
 const longestBackoffMs = 10_000
 
-export function decideRetry(rule: Retry | undefined, question: RetryQuestion, { random, breaker, budget }: RetrySources): RetryDecision {
+export function decideRetry(rule: Retry | undefined, question: RetryQuestion,
+  { random, breaker, budget }: RetrySources): RetryDecision {
   const { outcome, attempts, leftMs } = question
   if (!rule) return stop('notAsked')
   const asked = isAsked(rule, outcome, question.isGrpc)
@@ -70,7 +79,8 @@ export function decideRetry(rule: Retry | undefined, question: RetryQuestion, { 
   if (attempts > rule.attempts) return stop('attemptsUsed')
   const told = outcome.t === 'response' ? (outcome.pushback ?? outcome.retryAfterMs) : undefined
   if (told === 'stop' || (told !== undefined && told > longestWaitMs)) return stop('serverSaysNo')
-  const waitMs = told ?? backoffMs({ baseMs: rule.backoffMs, maxMs: Math.max(rule.backoffMs, longestBackoffMs) }, attempts, random())
+  const waitMs = told ?? backoffMs({ baseMs: rule.backoffMs, maxMs: Math.max(rule.backoffMs, longestBackoffMs) }, attempts,
+    random())
   if (leftMs !== undefined && waitMs >= leftMs) return stop('deadline')
   if (breaker && !breaker()) return stop('breaker')
   if (budget && !budget()) return stop('budget')
@@ -83,7 +93,8 @@ function isAsked({ on, statuses }: Retry, outcome: AttemptOutcome, isGrpc: boole
   switch (outcome.t) {
     case 'connectFailure':
     case 'refusedStream':
-      return on.includes(outcome.t) || on.includes('reset') || on.includes('gatewayError') || on.includes('5xx') ? true : 'notAsked'
+      return on.includes(outcome.t) || on.includes('reset') || on.includes('gatewayError')
+        || on.includes('5xx') ? true : 'notAsked'
     case 'reset':
     case 'perTryTimeout':
       return on.includes('reset') || on.includes('gatewayError') || on.includes('5xx') ? true : 'notAsked'

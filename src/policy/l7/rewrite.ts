@@ -29,10 +29,12 @@ function again(path: string, rules: PathRules | undefined): NormalPath | undefin
 }
 
 /** Gateway API's ReplacePrefixMatch: element by element, `/foo` with `/` makes `/foo/bar` to `/bar` and `/foo` to `/`. */
-function replacePrefix(path: NormalPath, match: RequestMatch | undefined, value: string, rules: PathRules | undefined): NormalPath | undefined {
+function replacePrefix(path: NormalPath, match: RequestMatch | undefined, value: string, rules: PathRules
+  | undefined): NormalPath | undefined {
   const matched = match?.path?.kind === 'prefix' ? match.path : undefined
   const prefix = patternPath(matched?.value ?? '/', rules) ?? '/'
-  const isHeld = matched?.isCaseInsensitive ? isUnder(path.matched.toLowerCase(), prefix.toLowerCase()) : isUnder(path.matched, prefix)
+  const isHeld = matched?.isCaseInsensitive ? isUnder(path.matched.toLowerCase(), prefix.toLowerCase())
+    : isUnder(path.matched, prefix)
   if (!isHeld) return path
   // Both forms of a path have the same segments, so parameters of the replaced ones go, and those of the rest stay.
   const count = prefix.split('/').filter((segment) => segment !== '').length

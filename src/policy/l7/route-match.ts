@@ -79,7 +79,8 @@ export function compileMatch(match: RequestMatch, rules: PathRules = defaultPath
     // Written without a port it holds for every port, written with one for that one.
     const test = compileValue(authority.kind === 'exact' ? { ...authority, value: authority.value.toLowerCase() } : authority)
     tests.push((view) => test(view.head.authority) || test(view.host))
-    if (authority.kind === 'exact' && hostOf(authority.value) === authority.value) keys.unshift({ name: authorityKey, value: authority.value.toLowerCase() })
+    if (authority.kind === 'exact'
+      && hostOf(authority.value) === authority.value) keys.unshift({ name: authorityKey, value: authority.value.toLowerCase() })
   }
   if (sourceNamespaces) {
     const wanted = new Set(sourceNamespaces)
@@ -145,7 +146,8 @@ function compilePath(path: PathMatch, rules: PathRules): PlacedPath {
       const pattern = compilePattern(path.isCaseInsensitive ? `(?i:${path.value})` : path.value)
       const test: MatchTest = (view) => pattern.holds(view.path)
       const slash = pattern.literalPrefix.lastIndexOf('/')
-      return slash > 0 ? { place: { t: 'under', prefix: pattern.literalPrefix.slice(0, slash) }, test } : { place: { t: 'anywhere' }, test }
+      return slash > 0 ? { place: { t: 'under', prefix: pattern.literalPrefix.slice(0, slash) }, test }
+        : { place: { t: 'anywhere' }, test }
     }
     case 'grpc':
       return compileGrpc(path)
@@ -154,12 +156,14 @@ function compilePath(path: PathMatch, rules: PathRules): PlacedPath {
 
 function pathOf(value: string, rules: PathRules): string {
   const path = patternPath(value, rules)
-  if (path === undefined) throw new MeshError('BAD_CONFIG', `no request has the path ${JSON.stringify(value.slice(0, 100))}: paths are normalised first`)
+  if (path === undefined) throw new MeshError('BAD_CONFIG',
+    `no request has the path ${JSON.stringify(value.slice(0, 100))}: paths are normalised first`)
   return path
 }
 
 /** gRPC paths have exactly two segments. */
-function compileGrpc({ service, method, isRegex }: { readonly service?: string; readonly method?: string; readonly isRegex?: true }): PlacedPath {
+function compileGrpc({ service, method,
+  isRegex }: { readonly service?: string; readonly method?: string; readonly isRegex?: true }): PlacedPath {
   if (isRegex) {
     const testService = service === undefined ? undefined : compilePattern(service)
     const testMethod = method === undefined ? undefined : compilePattern(method)
@@ -182,7 +186,8 @@ function compileGrpc({ service, method, isRegex }: { readonly service?: string; 
   const test: MatchTest = ({ path }) => {
     const slash = path.indexOf('/', 1)
     if (slash < 2 || slash === path.length - 1 || path.includes('/', slash + 1)) return false
-    return (prefix === undefined || path.startsWith(prefix)) && (suffix === undefined || (path.endsWith(suffix) && path.length - suffix.length === slash))
+    return (prefix === undefined || path.startsWith(prefix))
+      && (suffix === undefined || (path.endsWith(suffix) && path.length - suffix.length === slash))
   }
   return { place: prefix === undefined ? { t: 'anywhere' } : { t: 'under', prefix: prefix.slice(0, -1) }, test }
 }

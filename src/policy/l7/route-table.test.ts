@@ -7,7 +7,8 @@ import { headOf } from './testing.ts'
 
 const match = (parts: Partial<RequestMatch>): RequestMatch => ({ headers: [], query: [], cookies: [], ...parts })
 const rule = (name: string, ...matches: Partial<RequestMatch>[]): HttpRule => ({
-  origin: 'HTTPRoute shop/r', name, matches: matches.map(match), action: { t: 'respond', status: 200 }, mirrors: [], timeouts: {}, filters: [],
+  origin: 'HTTPRoute shop/r', name, matches: matches.map(match), action: { t: 'respond', status: 200 }, mirrors: [],
+    timeouts: {}, filters: [],
 })
 const table = (http: readonly HttpRule[], hostnames: readonly string[] = [], hasDefault = false): RouteTable => ({
   key: hostnames.join(',') || 'any', hostnames, http, tcp: [], hasDefault,
@@ -56,7 +57,8 @@ describe('which rule', () => {
   })
 
   test('who asks', () => {
-    const routes = new Routes([table([rule('mine', { sourceNamespaces: ['a', 'b'] }), rule('his', { sourceIdentities: ['spiffe://td/ns/c/sa/x'] })])])
+    const routes = new Routes([table([rule('mine', { sourceNamespaces: ['a', 'b'] }),
+      rule('his', { sourceIdentities: ['spiffe://td/ns/c/sa/x'] })])])
     expect(answer(routes, headOf('/', { sourceNamespace: 'b' }))).toBe('mine')
     expect(answer(routes, headOf('/', { sourceNamespace: 'c', sourceIdentity: 'spiffe://td/ns/c/sa/x' }))).toBe('his')
     expect(answer(routes, headOf('/'))).toBe('noRule')
@@ -85,14 +87,16 @@ describe('which rule', () => {
   test('what cannot be evaluated never matches and is listed', () => {
     const routes = new Routes([table([
       rule('bad', { path: { kind: 'regex', value: '(' } }), rule('never', { path: { kind: 'exact', value: '/a%2fb' } }),
-      rule('huge', { headers: [{ name: 'x', match: { kind: 'regex', value: '(a{900}){1}(b{900}){1}(c{900}){1}' } }] }), rule('last'),
+      rule('huge', { headers: [{ name: 'x', match: { kind: 'regex', value: '(a{900}){1}(b{900}){1}(c{900}){1}' } }] }),
+        rule('last'),
     ])])
     expect(routes.problems.map((p) => p.rule)).toEqual(['bad', 'never', 'huge'])
     expect(answer(routes, headOf('/'))).toBe('last')
   })
 
   test('hostile patterns and long paths take linear time', () => {
-    const routes = new Routes([table(['(a+)+', '(a|a)*', '(.*.*)*x', '(a|aa)+$'].map((value, i) => rule(`r${i}`, { path: { kind: 'regex', value: `/${value}b` } })))])
+    const routes = new Routes([table(['(a+)+', '(a|a)*', '(.*.*)*x',
+      '(a|aa)+$'].map((value, i) => rule(`r${i}`, { path: { kind: 'regex', value: `/${value}b` } })))])
     expect(answer(routes, headOf(`/${'a'.repeat(8_000)}`))).toBe('noRule')
     expect(answer(routes, headOf(`/${'a/'.repeat(4_000)}`))).toBe('noRule')
   })
@@ -112,7 +116,8 @@ const namedMatch: fc.Arbitrary<NamedMatch> = fc.tuple(fc.constantFrom('x', 'y'),
 const pathMatch: fc.Arbitrary<PathMatch> = fc.oneof(
   fc.tuple(fc.constantFrom('exact', 'prefix'), slashed, fc.boolean())
     .map(([kind, value, folded]): PathMatch => (folded ? { kind, value, isCaseInsensitive: true } : { kind, value })),
-  fc.constantFrom('/a/.*', '/[ab]/c', '/a/b.*', '/.*b', '/ab?/a+', '/a\\/b', '^/a/b/c$', '(?i)/A/b', '/a/b|/c').map((value): PathMatch => ({ kind: 'regex', value })),
+  fc.constantFrom('/a/.*', '/[ab]/c', '/a/b.*', '/.*b', '/ab?/a+', '/a\\/b', '^/a/b/c$', '(?i)/A/b',
+    '/a/b|/c').map((value): PathMatch => ({ kind: 'regex', value })),
   fc.record({ service: word, method: word }).map((g): PathMatch => ({ kind: 'grpc', ...g })),
   word.map((service): PathMatch => ({ kind: 'grpc', service })), word.map((method): PathMatch => ({ kind: 'grpc', method })),
   fc.constant<PathMatch>({ kind: 'grpc', service: '[ab]+', isRegex: true }),
@@ -121,15 +126,18 @@ const requestMatch: fc.Arbitrary<RequestMatch> = fc.record({
   path: pathMatch, method: fc.constantFrom<ValueMatch>({ kind: 'exact', value: 'GET' }, { kind: 'exact', value: 'POST' }),
   authority: fc.constantFrom('a.test', 'b.test', 'a.test:80').map((value): ValueMatch => ({ kind: 'exact', value })),
   scheme: fc.constantFrom('http', 'https'), sourceNamespaces: fc.array(word, { minLength: 1, maxLength: 2 }),
-  headers: fc.array(namedMatch, { maxLength: 2 }), query: fc.array(namedMatch, { maxLength: 1 }), cookies: fc.array(namedMatch, { maxLength: 1 }),
+  headers: fc.array(namedMatch, { maxLength: 2 }), query: fc.array(namedMatch, { maxLength: 1 }),
+    cookies: fc.array(namedMatch, { maxLength: 1 }),
 }, { requiredKeys: ['headers', 'query', 'cookies'] })
 const tables = fc.array(fc.record({
   rules: fc.array(fc.array(requestMatch, { maxLength: 3 }), { maxLength: 40 }),
   hostnames: fc.subarray(['a.test', 'b.test', '*.test', '*']), hasDefault: fc.boolean(),
 }), { maxLength: 4 })
 const request = fc.record({
-  path: slashed, method: fc.constantFrom('GET', 'POST', 'PUT'), authority: fc.constantFrom('a.test', 'b.test', 'x.test', 'a.test:80', 'other'),
-  headers: fc.array(fc.tuple(fc.constantFrom('x', 'y', 'cookie'), fc.oneof(word, fc.constantFrom('x=a; y=b', 'y=ab'))), { maxLength: 3 }),
+  path: slashed, method: fc.constantFrom('GET', 'POST', 'PUT'),
+    authority: fc.constantFrom('a.test', 'b.test', 'x.test', 'a.test:80', 'other'),
+  headers: fc.array(fc.tuple(fc.constantFrom('x', 'y', 'cookie'), fc.oneof(word, fc.constantFrom('x=a; y=b', 'y=ab'))),
+    { maxLength: 3 }),
   query: fc.constantFrom('', 'x=a', 'y=b&x=ab', 'x'), sourceNamespace: word,
 })
 
@@ -147,7 +155,8 @@ test('the index says what trying each rule says', () => {
 })
 
 test('no request makes matching throw', () => {
-  const routes = new Routes([table([rule('a', { path: { kind: 'regex', value: '.*' }, query: [named('a', 'b')], cookies: [named('a', 'b')] })])])
+  const routes = new Routes([table([rule('a',
+    { path: { kind: 'regex', value: '.*' }, query: [named('a', 'b')], cookies: [named('a', 'b')] })])])
   fc.assert(fc.property(fc.string(), fc.string(), fc.string(), fc.string(), (path, query, cookie, authority) => {
     const headers = HeaderMap.of([['cookie', cookie], ['__proto__', 'x']])
     routes.match({ method: 'GET', scheme: 'http', authority, path: { path, matched: path }, query, headers })

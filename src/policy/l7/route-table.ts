@@ -1,6 +1,6 @@
-// Which rule decides a request: route tables compiled once, asked per request. Tables of more specific hostnames go first (Gateway
-// API: the longest exact host, then the longest wildcard), within a table the rules in their order. The answer is always
-// that of trying them one by one. Never throws for a request; rules that cannot be evaluated never match and are listed.
+// Which rule decides a request: route tables compiled once, asked per request. Tables of more specific hostnames go first
+// (Gateway API: the longest exact host, then the longest wildcard), within a table the rules in their order. The answer is
+// always that of trying them one by one. Never throws for a request; rules that cannot be evaluated never match and are listed.
 import { MeshError } from '../../core/errors.ts'
 import type { HttpRule, RequestMatch, RouteTable } from '../../model/route.ts'
 import { defaultPathRules, type PathRules } from './path.ts'
@@ -53,7 +53,8 @@ export class CompiledTable {
       for (const source of decisions) {
         try {
           const match = compileMatch(source, rules)
-          const decision: RouteDecision = Object.freeze(rule.matches.length === 0 ? { t: 'rule', table, rule } : { t: 'rule', table, rule, match: source })
+          const decision: RouteDecision = Object.freeze(rule.matches.length === 0 ? { t: 'rule', table, rule }
+            : { t: 'rule', table, rule, match: source })
           entries.push({ order: entries.length, match, decision })
         } catch (error) {
           if (!(error instanceof MeshError)) throw error
@@ -142,7 +143,8 @@ export class Routes {
     if (known) return known
     const found = [...(this.#exact.get(host) ?? [])]
     // `*.example.com` holds for any number of labels before it, and not for example.com itself.
-    for (let dot = host.indexOf('.', 1); dot > 0; dot = host.indexOf('.', dot + 1)) found.push(...(this.#wildcard.get(host.slice(dot)) ?? []))
+    for (let dot = host.indexOf('.', 1); dot > 0; dot = host.indexOf('.',
+      dot + 1)) found.push(...(this.#wildcard.get(host.slice(dot)) ?? []))
     found.push(...this.#any)
     const tables = [...new Set(found)]
     if (this.#forHost.size >= 1_024) this.#forHost.clear()

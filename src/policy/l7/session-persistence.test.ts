@@ -26,7 +26,8 @@ test('any change, another route, another key: none', () => {
     expect(tokens.read(bytes.toString('base64url'), endpoints, now)).toEqual({ t: 'none', because: 'notOurs' })
   }))
   expect(new SessionTokens({ keys: [key] }, 'other', policy).read(token, endpoints, now)).toMatchObject({ because: 'notOurs' })
-  expect(new SessionTokens({ keys: [Buffer.alloc(32, 8)] }, 'HTTPRoute shop/cart', policy).read(token, endpoints, now)).toMatchObject({ because: 'notOurs' })
+  expect(new SessionTokens({ keys: [Buffer.alloc(32, 8)] }, 'HTTPRoute shop/cart', policy).read(token, endpoints,
+    now)).toMatchObject({ because: 'notOurs' })
 })
 
 test('no text makes it throw', () => {

@@ -1,11 +1,12 @@
 // Sticky sessions: a token that brings a client back to its endpoint, as a cookie or a header.
 //
-// The token is opaque and tamper-evident. Opaque, because an address in a cookie tells strangers about the cluster; tamper-evident,
-// because a client that could write tokens could choose its pod and keep a session beyond its time. It is
+// The token is opaque and tamper-evident. Opaque, because an address in a cookie tells strangers about the cluster;
+// tamper-evident, because a client that could write tokens could choose its pod and keep a session beyond its time. It is
 //   base64url( id[12] | created[4] | seen[4] | mac[16] )
-// where `id` is a keyed hash of route and endpoint (equal for all replicas, which share the key, and meaningless to others) and `mac`
-// covers everything and the route, so a token of one route is nothing to another. Keys rotate: the first makes tokens, all are
-// accepted. A token that does not verify, is out of date, or whose endpoint is gone counts as none: the request is balanced.
+// where `id` is a keyed hash of route and endpoint (equal for all replicas, which share the key, and meaningless to others) and
+// `mac` covers everything and the route, so a token of one route is nothing to another. Keys rotate: the first makes tokens,
+// all are accepted. A token that does not verify, is out of date, or whose endpoint is gone counts as none: the request is
+// balanced.
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import type { SessionPersistence } from '../../model/route.ts'
 
@@ -53,7 +54,8 @@ export class SessionTokens {
     const seenMs = body.readUInt32BE(idBytes + 4) * 1000
     const { absoluteMs, idleMs } = this.#policy
     // A second of grace: tokens have whole seconds.
-    const isOld = (absoluteMs !== undefined && nowMs - createdMs > absoluteMs + 1000) || (idleMs !== undefined && nowMs - seenMs > idleMs + 1000)
+    const isOld = (absoluteMs !== undefined && nowMs - createdMs > absoluteMs + 1000)
+      || (idleMs !== undefined && nowMs - seenMs > idleMs + 1000)
     if (isOld) return { t: 'none', because: 'expired' }
     const endpoint = this.#ids(key, endpoints).get(body.toString('base64url', 0, idBytes))
     if (endpoint === undefined) return { t: 'none', because: 'endpointGone' }
@@ -90,7 +92,8 @@ export class SessionTokens {
     let byKey = this.#idsOf.get(endpoints)
     if (!byKey) this.#idsOf.set(endpoints, (byKey = new Map<Uint8Array, Ids>()))
     let ids = byKey.get(key)
-    if (!ids) byKey.set(key, (ids = new Map(endpoints.map((endpoint) => [this.#id(key, endpoint).toString('base64url'), endpoint]))))
+    if (!ids) byKey.set(key,
+      (ids = new Map(endpoints.map((endpoint) => [this.#id(key, endpoint).toString('base64url'), endpoint]))))
     return ids
   }
 }

@@ -1,5 +1,5 @@
-// Which TCP or TLS rule gets a connection: by the server name of its ClientHello, the most specific name first, then the order of the
-// rules. Without a ClientHello only rules that ask for no name hold.
+// Which TCP or TLS rule gets a connection: by the server name of its ClientHello, the most specific name first, then the order
+// of the rules. Without a ClientHello only rules that ask for no name hold.
 import type { RouteTable, TcpRule } from '../../model/route.ts'
 
 export class TcpRoutes {

@@ -17,5 +17,6 @@ export function headOf(rawPath: string, { headers = [], ...parts }: HeadParts = 
   const decision = normalisePath(rawPath)
   if (decision.t === 'refused') throw new Error(`${rawPath} is refused: ${decision.because}`)
   const { path, matched } = decision
-  return { method: 'GET', scheme: 'http', authority: 'shop.test', query: '', ...parts, path: { path, matched }, headers: HeaderMap.of(headers) }
+  return { method: 'GET', scheme: 'http', authority: 'shop.test', query: '', ...parts, path: { path, matched },
+    headers: HeaderMap.of(headers) }
 }

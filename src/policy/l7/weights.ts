@@ -5,7 +5,8 @@ import type { Backend } from '../../model/route.ts'
 
 export type BackendChoice =
   | { readonly t: 'backend'; readonly backend: Backend }
-  | { readonly t: 'error'; readonly status: 500; readonly because: 'brokenBackend' | 'noBackends' | 'noWeight'; readonly detail?: string }
+  | { readonly t: 'error'; readonly status: 500; readonly because: 'brokenBackend' | 'noBackends'
+    | 'noWeight'; readonly detail?: string }
 
 export interface WeightedBackends {
   /** `random` is 0 <= x < 1. */
@@ -23,7 +24,8 @@ export function compileWeights(backends: readonly Backend[]): WeightedBackends {
     if (!(backend.weight > 0)) continue
     total += backend.weight
     ends.push(total)
-    choices.push(backend.broken === undefined ? { t: 'backend', backend } : { t: 'error', status: 500, because: 'brokenBackend', detail: backend.broken })
+    choices.push(backend.broken === undefined ? { t: 'backend', backend }
+      : { t: 'error', status: 500, because: 'brokenBackend', detail: backend.broken })
   }
   const [only] = choices
   if (backends.length === 0) return { choose: () => noBackends }

@@ -25,9 +25,11 @@ function seeded(seed: number): () => number {
 }
 
 const none = { slowStartMs: 0 }
-const endpointsOf = (weights: readonly number[]): Endpoint[] => weights.map((weight, i) => ({ id: `10.0.${i >> 8}.${i & 255}:80`, weight }))
+const endpointsOf = (weights: readonly number[]): Endpoint[] =>
+  weights.map((weight, i) => ({ id: `10.0.${i >> 8}.${i & 255}:80`, weight }))
 const kinds: Readonly<Record<string, () => Balancer>> = {
-  roundRobin: () => new RoundRobinBalancer(none), random: () => new RandomBalancer(none), leastRequest: () => new LeastRequestBalancer(none),
+  roundRobin: () => new RoundRobinBalancer(none), random: () => new RandomBalancer(none),
+    leastRequest: () => new LeastRequestBalancer(none),
   peakEwma: () => new PeakEwmaBalancer(none), ring: () => new RingHashBalancer(65_536), maglev: () => new MaglevBalancer(65_537),
 }
 
@@ -57,7 +59,8 @@ describe.each(Object.keys(kinds))('%s', (kind) => {
   })
 
   test('never picks what may not be picked, and something if anything may', () => {
-    fc.assert(fc.property(fc.array(fc.integer({ min: 1, max: 50 }), { maxLength: 12 }), fc.array(fc.nat(11)), fc.nat(), (weights, bad, seed) => {
+    fc.assert(fc.property(fc.array(fc.integer({ min: 1, max: 50 }), { maxLength: 12 }), fc.array(fc.nat(11)), fc.nat(),
+      (weights, bad, seed) => {
       const endpoints = endpointsOf(weights)
       const out = new Set(bad.map((i) => endpoints[i]?.id))
       const balancer = make(weights)
@@ -99,7 +102,8 @@ describe('round robin', () => {
   })
 })
 
-test.each(['roundRobin', 'random', 'leastRequest', 'peakEwma'] as const)('slow start: %s gives a new endpoint a growing share', (kind) => {
+test.each(['roundRobin', 'random', 'leastRequest', 'peakEwma'] as const)('slow start: %s gives a new endpoint a growing share',
+  (kind) => {
   const { balancer } = makeBalancer({ kind }, { slowStartMs: 10_000 })
   const endpoints = [{ id: 'old', weight: 1 }, { id: 'old2', weight: 1 }, { id: 'new', weight: 1, readySinceMs: 0 }]
   balancer.update(endpoints)
@@ -131,7 +135,8 @@ describe('peak EWMA', () => {
     balancer.update([{ id: 'a', weight: 1 }, { id: 'b', weight: 1 }])
     return balancer
   }
-  const call = (balancer: PeakEwmaBalancer, id: string, rttMs: number, nowMs: number, end: Parameters<PeakEwmaBalancer['end']>[2] = { t: 'answered' }): void => {
+  const call = (balancer: PeakEwmaBalancer, id: string, rttMs: number, nowMs: number,
+    end: Parameters<PeakEwmaBalancer['end']>[2] = { t: 'answered' }): void => {
     balancer.begin(id)
     balancer.end(id, rttMs, end, nowMs)
   }
@@ -175,7 +180,8 @@ describe('peak EWMA', () => {
 })
 
 // The bound: own share of the removed one, and for the table a little that reshuffles (the paper measures a few percent).
-describe.each([['ring', () => new RingHashBalancer(65_536), 0], ['maglev', () => new MaglevBalancer(65_537), 0.05]] as const)('%s', (_, make, extra) => {
+describe.each([['ring', () => new RingHashBalancer(65_536), 0],
+  ['maglev', () => new MaglevBalancer(65_537), 0.05]] as const)('%s', (_, make, extra) => {
   const place = (endpoints: readonly Endpoint[], keys: readonly number[]): (string | undefined)[] => {
     const balancer: Balancer = make()
     balancer.update(endpoints)
@@ -203,7 +209,8 @@ describe.each([['ring', () => new RingHashBalancer(65_536), 0], ['maglev', () =>
   test('an endpoint that is out hands its keys to several', () => {
     const balancer = make()
     balancer.update(endpointsOf(Array.from({ length: 10 }, () => 1)))
-    const of = (isUsable?: (id: string) => boolean): (string | undefined)[] => keys.map((hash) => balancer.pick({ nowMs: 0, random: () => 0, hash, isUsable })?.id)
+    const of = (isUsable?: (id: string) => boolean): (string | undefined)[] =>
+      keys.map((hash) => balancer.pick({ nowMs: 0, random: () => 0, hash, isUsable })?.id)
     const before = of()
     const after = of((id) => id !== '10.0.0.4:80')
     const heirs = new Set(after.filter((_, i) => before[i] === '10.0.0.4:80'))
@@ -221,10 +228,12 @@ test('sizes are bounded whatever is asked for', () => {
 })
 
 describe('locality', () => {
-  const at = (region: string, zone: string, subzone: string): { region: string; zone: string; subzone: string } => ({ region, zone, subzone })
+  const at = (region: string, zone: string, subzone: string): { region: string; zone: string; subzone: string } =>
+    ({ region, zone, subzone })
   test('distance', () => {
     const here = at('eu', 'a', 'r1')
-    expect([here, at('eu', 'a', 'r2'), at('eu', 'b', 'r1'), at('us', 'a', 'r1')].map((p) => distance(here, p))).toEqual([0, 1, 2, 3])
+    expect([here, at('eu', 'a', 'r2'), at('eu', 'b', 'r1'), at('us', 'a', 'r1')].map((p) => distance(here, p))).toEqual([0,
+      1, 2, 3])
     expect(distance(at('', '', ''), at('', '', ''))).toBe(3)
   })
   test('fails over as health is lost, and shares always sum to one', () => {
@@ -234,7 +243,8 @@ describe('locality', () => {
     expect(tierShares([{ healthy: 0, total: 10 }, { healthy: 1, total: 10 }])).toEqual([0, 1])
     expect(tierShares([{ healthy: 0, total: 0 }, { healthy: 0, total: 4 }])).toEqual([0, 1])
     const tier = fc.nat(20).chain((total) => fc.record({ healthy: fc.nat(total), total: fc.constant(total) }))
-    fc.assert(fc.property(fc.array(tier, { minLength: 1, maxLength: 5 }), fc.double({ min: 0, max: 0.999, noNaN: true }), (tiers, random) => {
+    fc.assert(fc.property(fc.array(tier, { minLength: 1, maxLength: 5 }), fc.double({ min: 0, max: 0.999, noNaN: true }),
+      (tiers, random) => {
       const shares = tierShares(tiers)
       const any = tiers.some(({ total }) => total > 0)
       expect(shares.reduce((a, b) => a + b, 0)).toBeCloseTo(any ? 1 : 0)

@@ -83,7 +83,8 @@ export class Sampler {
   /** `except` is not picked while there is another. */
   sample({ nowMs, random, isUsable }: PickRequest, except?: Endpoint): Endpoint | undefined {
     for (let i = 0; i < tries; i++) {
-      const found = this.#endpoints[this.#isEven ? Math.floor(random() * this.#endpoints.length) : this.#search(random() * this.#total)]
+      const found = this.#endpoints[this.#isEven ? Math.floor(random() * this.#endpoints.length)
+        : this.#search(random() * this.#total)]
       if (!found) return undefined
       if (found === except || (isUsable && !isUsable(found.id))) continue
       const share = this.#slowStartMs > 0 ? warmth(found, nowMs, this.#slowStartMs) : 1

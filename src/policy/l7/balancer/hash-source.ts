@@ -1,5 +1,5 @@
-// What a consistent hash is taken of. A request without the value is balanced by chance, except that a cookie with a time to live is
-// given to the client, so that its next request hashes.
+// What a consistent hash is taken of. A request without the value is balanced by chance, except that a cookie with a time to
+// live is given to the client, so that its next request hashes.
 import type { LoadBalancer } from '../../../model/route.ts'
 import { parseCookies, parseQuery, type RequestHead } from '../request-head.ts'
 import { hash32 } from './hash.ts'
@@ -14,7 +14,8 @@ export type HashAnswer =
 
 /** Values come from clients: longer ones are cut. */
 const longestKey = 1_024
-const hashOf = (value: string): HashAnswer => ({ t: 'hash', hash: hash32(value.length > longestKey ? value.slice(0, longestKey) : value) })
+const hashOf = (value: string): HashAnswer =>
+  ({ t: 'hash', hash: hash32(value.length > longestKey ? value.slice(0, longestKey) : value) })
 
 /** `newValue` makes an unguessable value for a new cookie. */
 export function hashKeyOf(by: HashBy, head: RequestHead, sourceIp: string, newValue: () => string): HashAnswer {

@@ -1,6 +1,6 @@
 // Which tier of places gets a request: the nearest while enough of it is healthy, and as it loses endpoints more and more of
-// its share goes to the next (Envoy's priorities with an overprovisioning factor of 1.4, so the first loses before the rest of it is
-// overloaded, not after).
+// its share goes to the next (Envoy's priorities with an overprovisioning factor of 1.4, so the first loses before the rest of
+// it is overloaded, not after).
 
 export interface Place {
   readonly region: string

@@ -1,6 +1,6 @@
-// Consistent hashing by a table (Eisenbud et al., "Maglev", NSDI 2016, section 3.4): a pick is one array read, shares are exact to
-// within a slot, and an endpoint that comes or goes moves little more than its own share. An endpoint that may not be picked hands
-// its requests on by hashing again.
+// Consistent hashing by a table (Eisenbud et al., "Maglev", NSDI 2016, section 3.4): a pick is one array read, shares are exact
+// to within a slot, and an endpoint that comes or goes moves little more than its own share. An endpoint that may not be picked
+// hands its requests on by hashing again.
 import { weightOf, type Balancer, type Endpoint, type PickRequest } from './balancer.ts'
 import { hash32, mix } from './hash.ts'
 

@@ -25,6 +25,7 @@ export function makeBalancer(wanted: LoadBalancer, slowStart: SlowStart): MadeBa
     case 'peakEwma':
       return { t: 'peakEwma', balancer: new PeakEwmaBalancer(slowStart) }
     case 'consistentHash':
-      return { t: 'stateless', balancer: wanted.algorithm === 'ring' ? new RingHashBalancer(wanted.size) : new MaglevBalancer(wanted.size) }
+      return { t: 'stateless', balancer: wanted.algorithm === 'ring' ? new RingHashBalancer(wanted.size)
+        : new MaglevBalancer(wanted.size) }
   }
 }

@@ -1,5 +1,5 @@
-// In turns, in proportion to weight: earliest deadline first, as Envoy does it. Each endpoint is due again one weighted step after it
-// was picked, so picks of one endpoint are spread evenly rather than in bursts.
+// In turns, in proportion to weight: earliest deadline first, as Envoy does it. Each endpoint is due again one weighted step
+// after it was picked, so picks of one endpoint are spread evenly rather than in bursts.
 import { warmth, weightOf, type Balancer, type Endpoint, type PickRequest, type SlowStart } from './balancer.ts'
 
 interface Turn {

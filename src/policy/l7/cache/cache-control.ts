@@ -1,5 +1,5 @@
-// Cache-Control, Vary, Age and dates as RFC 9111 reads them. Whatever cannot be read counts as the strictest: a broken max-age is 0, a
-// broken date is in the past. Never throws.
+// Cache-Control, Vary, Age and dates as RFC 9111 reads them. Whatever cannot be read counts as the strictest: a broken max-age
+// is 0, a broken date is in the past. Never throws.
 import type { HeaderValues } from '../request-head.ts'
 
 export interface CacheControl {
@@ -18,7 +18,8 @@ export function parseCacheControl(values: readonly string[]): CacheControl {
     const known = directives.get(name)
     if (name === '') continue
     // Twice: the stricter one (RFC 9111, 4.2.1, allows to treat such an answer as stale).
-    directives.set(name, known !== undefined && isDelta(known) && isDelta(argument) ? (Number(known) <= Number(argument) ? known : argument) : argument)
+    directives.set(name, known !== undefined && isDelta(known)
+      && isDelta(argument) ? (Number(known) <= Number(argument) ? known : argument) : argument)
     if (known !== undefined && !(isDelta(known) && isDelta(argument)) && known !== argument) directives.set(name, '')
   }
   return { directives }
@@ -61,10 +62,12 @@ export function deltaSeconds(control: CacheControl, name: string): number | unde
 
 /** Header names in the argument of `no-cache` or `private`, lower case. */
 export function fieldNames(control: CacheControl, name: string): string[] {
-  return (control.directives.get(name) ?? '').split(',').map((field) => field.trim().toLowerCase()).filter((field) => field !== '')
+  return (control.directives.get(name) ?? '').split(',').map((field) => field.trim().toLowerCase()).filter((field) =>
+    field !== '')
 }
 
-const imfDate = /^(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d{2} (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) \d{4} \d{2}:\d{2}:\d{2} GMT$/
+const month = 'Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec'
+const imfDate = new RegExp(`^(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \\d{2} (?:${month}) \\d{4} \\d{2}:\\d{2}:\\d{2} GMT$`)
 
 /** Milliseconds of an HTTP date in the form that all must send (RFC 9110, 5.6.7); undefined for anything else. */
 export function parseHttpDate(value: string | undefined): number | undefined {

@@ -52,7 +52,8 @@ describe('what is kept (RFC 9111, 3)', () => {
 
   test('a cookie is never handed on, even where the answer is', () => {
     for (const value of ['public, max-age=60', 'max-age=60, no-cache="set-cookie"', 'max-age=60, private="Set-Cookie"']) {
-      const decision = decideStore(get(), { status: 200, headers: HeaderMap.of([cc(value), ['set-cookie', 'a=b'], ['connection', 'x-hop']]) }, policy)
+      const decision = decideStore(get(),
+        { status: 200, headers: HeaderMap.of([cc(value), ['set-cookie', 'a=b'], ['connection', 'x-hop']]) }, policy)
       expect(decision).toMatchObject({ t: 'store', without: expect.arrayContaining(['set-cookie', 'x-hop']) as string[] })
     }
   })
@@ -67,12 +68,14 @@ describe('what is kept (RFC 9111, 3)', () => {
     expect(store([cc('max-age=9')], [], { p: micro })).toBe(9_000)
   })
 
-  const value = fc.oneof(fc.constantFrom('max-age=60', 'public', 'private', 'no-store', 's-maxage=9', 'must-revalidate', 'no-cache', 'private="x"'), fc.string())
+  const value = fc.oneof(fc.constantFrom('max-age=60', 'public', 'private', 'no-store', 's-maxage=9', 'must-revalidate',
+    'no-cache', 'private="x"'), fc.string())
   test('private, no-store, credentials and cookies: never, in whatever company', () => {
     const noise = fc.array(fc.tuple(fc.constantFrom('cache-control', 'vary', 'expires', 'date', 'etag'), value), { maxLength: 5 })
     fc.assert(fc.property(noise, fc.constantFrom('no-store', 'private'), (response, strict) => {
       expect(typeof store([cc(strict), ...response], [], { p: micro })).toBe('string')
-      expect(typeof store([...response, cc(`X, ${strict.toUpperCase()}`)].filter(([, v]) => !v.includes('"')), [], { p: micro })).toBe('string')
+      expect(typeof store([...response, cc(`X, ${strict.toUpperCase()}`)].filter(([, v]) => !v.includes('"')), [],
+        { p: micro })).toBe('string')
     }))
     fc.assert(fc.property(noise, fc.constantFrom('authorization', 'cookie'), (response, name) => {
       const said = parseCacheControl(HeaderMap.of(response).all('cache-control'))
@@ -88,14 +91,16 @@ describe('how it is used (RFC 9111, 4; RFC 5861)', () => {
     ({ status: 200, headers: HeaderMap.of([date, ...headers]), requestedMs: t0, receivedMs: t0, lifetimeMs })
   const use = (answer: StoredAnswer | undefined, afterSeconds: number, request: Pairs = [], p = policy): string => {
     const decision = decideUse(answer, get(request), p, t0 + afterSeconds * 1000)
-    return decision.t === 'revalidate' ? `revalidate ${decision.conditions.map(([n]) => n).join()}` : decision.t === 'serve' ? `serve ${decision.ageSeconds}` : decision.t
+    return decision.t === 'revalidate' ? `revalidate ${decision.conditions.map(([n]) => n).join()}` : decision.t === 'serve'
+      ? `serve ${decision.ageSeconds}` : decision.t
   }
 
   test('fresh, stale, asked again', () => {
     expect(use(undefined, 0)).toBe('revalidate ')
     expect(use(stored([]), 59)).toBe('serve 59')
     expect(use(stored([]), 60)).toBe('revalidate ')
-    expect(use(stored([['etag', '"a"'], ['last-modified', 'Sat, 21 Nov 2020 12:00:00 GMT']]), 60)).toBe('revalidate if-none-match,if-modified-since')
+    expect(use(stored([['etag', '"a"'], ['last-modified', 'Sat, 21 Nov 2020 12:00:00 GMT']]),
+      60)).toBe('revalidate if-none-match,if-modified-since')
     expect(use(stored([['age', '30']]), 30)).toBe('revalidate ')
     expect(use(stored([cc('no-cache')]), 0)).toBe('revalidate ')
   })
@@ -126,7 +131,8 @@ describe('how it is used (RFC 9111, 4; RFC 5861)', () => {
     const answer = stored([cc('stale-while-revalidate=10, stale-if-error=100')])
     expect(use(answer, 65)).toBe('serveAndRevalidate')
     expect(use(answer, 75)).toBe('revalidate ')
-    const onError = (a: StoredAnswer, after: number, status: number | undefined = 503, p = policy): boolean => mayServeOnError(a, status, p, t0 + after * 1000)
+    const onError = (a: StoredAnswer, after: number, status: number | undefined = 503, p = policy): boolean =>
+      mayServeOnError(a, status, p, t0 + after * 1000)
     expect([70, 159, 161].map((s) => onError(answer, s))).toEqual([true, true, false])
     expect(onError(answer, 70, 404)).toBe(false)
     expect(mayServeOnError(answer, undefined, policy, t0 + 70_000)).toBe(true)
@@ -141,11 +147,14 @@ describe('how it is used (RFC 9111, 4; RFC 5861)', () => {
 
   test('304 for a client that has it, headers after a 304 from upstream', () => {
     const head = { status: 200, headers: HeaderMap.of([['etag', 'W/"a"'], ['last-modified', 'Sat, 21 Nov 2026 12:00:00 GMT']]) }
-    expect(['"a"', '"b", W/"a"', '*', '"b"', 'a'].map((v) => isNotModified(get([['if-none-match', v]]), head))).toEqual([true, true, true, false, false])
+    expect(['"a"', '"b", W/"a"', '*', '"b"', 'a'].map((v) => isNotModified(get([['if-none-match', v]]), head))).toEqual([true,
+      true, true, false, false])
     expect(isNotModified(get([['if-modified-since', 'Sat, 21 Nov 2026 12:00:00 GMT']]), head)).toBe(true)
     expect(isNotModified(get([['if-modified-since', 'Sat, 21 Nov 2026 11:59:59 GMT']]), head)).toBe(false)
-    expect(isNotModified(get([['if-none-match', '"b"'], ['if-modified-since', 'Sat, 21 Nov 2026 12:00:00 GMT']]), head)).toBe(false)
-    expect(refreshedHeaders(HeaderMap.of([cc('max-age=9'), ['content-length', '0'], ['Set-Cookie', 'x']]))).toEqual([['cache-control', 'max-age=9']])
+    expect(isNotModified(get([['if-none-match', '"b"'], ['if-modified-since', 'Sat, 21 Nov 2026 12:00:00 GMT']]),
+      head)).toBe(false)
+    expect(refreshedHeaders(HeaderMap.of([cc('max-age=9'), ['content-length', '0'],
+      ['Set-Cookie', 'x']]))).toEqual([['cache-control', 'max-age=9']])
   })
 })
 
@@ -154,11 +163,15 @@ describe('keys', () => {
     const text = fc.string({ maxLength: 6 })
     const head = fc.record({ authority: text, path: text, query: text, scheme: fc.constantFrom('http', 'https') })
     fc.assert(fc.property(head, head, (a, b) => {
-      const of = (h: typeof a): string => primaryKey('r', { ...get(), authority: h.authority, scheme: h.scheme, query: h.query, path: { path: h.path, matched: '' } })
+      const of = (h: typeof a): string =>
+        primaryKey('r', { ...get(), authority: h.authority, scheme: h.scheme, query: h.query,
+          path: { path: h.path, matched: '' } })
       fc.pre(![a, b].some((h) => `${h.authority}${h.path}${h.query}`.includes('%0A')))
-      expect(of(a) === of(b)).toBe(JSON.stringify([a.authority, a.path, a.query, a.scheme]) === JSON.stringify([b.authority, b.path, b.query, b.scheme]))
+      expect(of(a) === of(b)).toBe(JSON.stringify([a.authority, a.path, a.query, a.scheme]) === JSON.stringify([b.authority,
+        b.path, b.query, b.scheme]))
     }))
-    expect(varyKey(['accept', 'x'], get([['accept', 'a,  b'], ['x', '']]))).toBe(varyKey(['accept', 'x'], get([['accept', 'a'], ['accept', 'b'], ['x', '']])))
+    expect(varyKey(['accept', 'x'], get([['accept', 'a,  b'], ['x', '']]))).toBe(varyKey(['accept', 'x'],
+      get([['accept', 'a'], ['accept', 'b'], ['x', '']])))
     expect(varyKey(['x'], get([['x', '']]))).not.toBe(varyKey(['x'], get()))
     expect(varyKey(['a', 'b'], get([['a', '1\nb=1:1']]))).not.toBe(varyKey(['a', 'b'], get([['a', '1'], ['b', '1']])))
   })
@@ -174,8 +187,10 @@ describe('keys', () => {
 
 test('broken headers count as the strictest and never throw', () => {
   expect(parseHttpDate('Sat, 21 Nov 2026 12:00:00 GMT')).toBe(t0)
-  for (const bad of ['', '0', '2026-11-21', 'Sat, 32 Foo 2026 12:00:00 GMT', 'Saturday, 21-Nov-26 12:00:00 GMT']) expect(parseHttpDate(bad)).toBeUndefined()
-  expect(['5', ' 7 ', '3, 9', 'x', '-1', '99999999999999999999'].map((v) => parseAge(HeaderMap.of([['age', v]])))).toEqual([5, 7, 3, 0, 0, 2 ** 31])
+  for (const bad of ['', '0', '2026-11-21', 'Sat, 32 Foo 2026 12:00:00 GMT',
+    'Saturday, 21-Nov-26 12:00:00 GMT']) expect(parseHttpDate(bad)).toBeUndefined()
+  expect(['5', ' 7 ', '3, 9', 'x', '-1', '99999999999999999999'].map((v) => parseAge(HeaderMap.of([['age', v]])))).toEqual([5, 7,
+    3, 0, 0, 2 ** 31])
   expect(deltaSeconds(parseCacheControl(['a="b, max-age=5", MAX-AGE="7"']), 'max-age')).toBe(7)
   fc.assert(fc.property(fc.array(fc.string()), fc.string(), (values, name) => {
     deltaSeconds(parseCacheControl(values), name)

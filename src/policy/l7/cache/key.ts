@@ -1,5 +1,5 @@
-// What an answer is kept under. The primary key is all that routing knows of a request; the secondary key is the values of the headers
-// that the answer varies by. Two different requests never share a key, whatever their paths and headers contain.
+// What an answer is kept under. The primary key is all that routing knows of a request; the secondary key is the values of the
+// headers that the answer varies by. Two different requests never share a key, whatever their paths and headers contain.
 import type { RequestHead } from '../request-head.ts'
 
 /** `scope` is what answers: the route and its backends, so that a changed route begins with nothing. */
@@ -18,8 +18,12 @@ export function varyKey(names: readonly string[], { headers }: RequestHead): str
   }).join('\n')
 }
 
-/** URIs whose answers are out of date after an unsafe request succeeded (RFC 9111, 4.4): its own, and those it names on its own host. */
-export function invalidated(scope: string, request: RequestHead, status: number, location: readonly (string | undefined)[]): string[] {
+/**
+ * URIs whose answers are out of date after an unsafe request succeeded (RFC 9111, 4.4): its own, and those it names on its own
+ * host.
+ */
+export function invalidated(scope: string, request: RequestHead, status: number,
+  location: readonly (string | undefined)[]): string[] {
   const isSafe = ['GET', 'HEAD', 'OPTIONS', 'TRACE', 'QUERY'].includes(request.method)
   if (isSafe || status < 200 || status >= 400) return []
   const keys = [primaryKey(scope, request)]
@@ -30,7 +34,8 @@ export function invalidated(scope: string, request: RequestHead, status: number,
   return keys
 }
 
-function sameOrigin({ scheme, authority }: RequestHead, target: string): { readonly path: string; readonly query: string } | undefined {
+function sameOrigin({ scheme, authority }: RequestHead, target: string): { readonly path: string; readonly query: string }
+  | undefined {
   const base = `${scheme}://${authority}`
   if (!URL.canParse(target, base)) return undefined
   const url = new URL(target, base)

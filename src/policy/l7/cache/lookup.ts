@@ -1,5 +1,5 @@
-// What to do with a kept answer: RFC 9111, section 4, with stale-while-revalidate and stale-if-error (RFC 5861). Pure; the store and
-// the request upstream belong to the proxy.
+// What to do with a kept answer: RFC 9111, section 4, with stale-while-revalidate and stale-if-error (RFC 5861). Pure; the
+// store and the request upstream belong to the proxy.
 import type { HeaderValues, RequestHead } from '../request-head.ts'
 import { deltaSeconds, has, parseAge, parseCacheControl, parseHttpDate } from './cache-control.ts'
 import type { CachePolicy, ResponseHead } from './storable.ts'
@@ -36,7 +36,8 @@ export function decideUse(stored: StoredAnswer | undefined, request: RequestHead
   const control = parseCacheControl(stored.headers.all('cache-control'))
   const age = ageMs(stored, nowMs)
   const ageSeconds = Math.floor(age / 1000)
-  const pragma = policy.heedsRequests && asked.directives.size === 0 && request.headers.get('pragma')?.toLowerCase().includes('no-cache') === true
+  const pragma = policy.heedsRequests && asked.directives.size === 0
+    && request.headers.get('pragma')?.toLowerCase().includes('no-cache') === true
   const mustAsk = has(control, 'no-cache') || has(asked, 'no-cache') || pragma
   const maxAge = deltaSeconds(asked, 'max-age')
   const minFresh = (deltaSeconds(asked, 'min-fresh') ?? 0) * 1000
@@ -47,7 +48,9 @@ export function decideUse(stored: StoredAnswer | undefined, request: RequestHead
     const revalidateMs = windowMs(control, 'stale-while-revalidate', policy.staleWhileRevalidateMs)
     if (staleMs < revalidateMs) return { t: 'serveAndRevalidate', ageSeconds }
     const maxStale = asked.directives.get('max-stale')
-    if (maxStale !== undefined && (maxStale === '' || staleMs <= (deltaSeconds(asked, 'max-stale') ?? 0) * 1000)) return { t: 'serve', ageSeconds, isStale: true }
+    if (maxStale !== undefined
+      && (maxStale === '' || staleMs <= (deltaSeconds(asked, 'max-stale') ?? 0) * 1000)) return { t: 'serve', ageSeconds,
+        isStale: true }
   }
   return isOnlyCached ? { t: 'onlyIfCached' } : { t: 'revalidate', conditions: conditionsOf(stored.headers) }
 }
@@ -96,10 +99,12 @@ export function isNotModified({ headers: asked }: RequestHead, { status, headers
 const opaque = (etag: string): string => (etag.startsWith('W/') ? etag.slice(2) : etag)
 
 // RFC 9111, 3.2: a 304 says nothing about these of the kept answer.
-const keptOn304 = new Set(['content-length', 'content-encoding', 'content-type', 'content-range', 'transfer-encoding', 'connection', 'keep-alive',
+const keptOn304 = new Set(['content-length', 'content-encoding', 'content-type', 'content-range', 'transfer-encoding',
+  'connection', 'keep-alive',
   'te', 'trailer', 'upgrade', 'set-cookie'])
 
 /** Headers of a kept answer after a 304, for `set`: each name replaces all of its values. */
-export function refreshedHeaders(notModified: HeaderValues & { entries(): IterableIterator<readonly [string, string]> }): (readonly [string, string])[] {
+export function refreshedHeaders(notModified: HeaderValues & { entries(): IterableIterator<readonly [string,
+  string]> }): (readonly [string, string])[] {
   return [...notModified.entries()].filter(([name]) => !keptOn304.has(name))
 }

@@ -1,5 +1,6 @@
-// Whether an answer may be kept for others: RFC 9111, section 3, for a shared cache, and stricter where a mistake would show one
-// caller's data to another. Without a word from the server (or a microcaching rule) nothing is kept; there are no guesses from Last-Modified.
+// Whether an answer may be kept for others: RFC 9111, section 3, for a shared cache, and stricter where a mistake would show
+// one caller's data to another. Without a word from the server (or a microcaching rule) nothing is kept; there are no guesses
+// from Last-Modified.
 import type { HeaderValues, RequestHead } from '../request-head.ts'
 import { deltaSeconds, fieldNames, has, parseCacheControl, parseHttpDate } from './cache-control.ts'
 
@@ -16,7 +17,8 @@ export interface CachePolicy {
 }
 
 export type NotStoredBecause =
-  | 'method' | 'requestBody' | 'status' | 'noStore' | 'private' | 'authorization' | 'cookies' | 'vary' | 'noFreshness' | 'range' | 'tooLarge'
+  | 'method' | 'requestBody' | 'status' | 'noStore' | 'private' | 'authorization' | 'cookies' | 'vary' | 'noFreshness' | 'range'
+    | 'tooLarge'
 
 export type StoreDecision =
   | {
@@ -68,26 +70,29 @@ export function decideStore(request: RequestHead, { status, headers }: ResponseH
   if (headers.has('set-cookie')) {
     // Set-Cookie does not forbid storing (7.3), but only a server that says that everybody may have the answer means it. The
     // cookie itself goes to the one whom it was made for.
-    const isNamed = fieldNames(control, 'private').includes('set-cookie') || fieldNames(control, 'no-cache').includes('set-cookie')
+    const isNamed = fieldNames(control, 'private').includes('set-cookie')
+      || fieldNames(control, 'no-cache').includes('set-cookie')
     if (!isExplicit && !isNamed) return pass('cookies')
     without.push('set-cookie')
   }
-  const vary = headers.all('vary').flatMap((value) => value.split(',')).map((name) => name.trim().toLowerCase()).filter((name) => name !== '')
+  const vary = namesIn(headers, 'vary')
   if (vary.includes('*') || vary.length > mostVary) return pass('vary')
   const length = headers.get('content-length')
   if (length !== undefined && !(Number(length) <= policy.largestBodyBytes)) return pass('tooLarge')
   const lifetimeMs = freshnessMs({ status, headers }) ?? microcacheMs(request, { status, headers }, policy)
   if (lifetimeMs === undefined) return pass('noFreshness')
   if (!cacheableStatuses.has(status) && !(policy.microcache?.statuses.includes(status) ?? false)) return pass('status')
-  return { t: 'store', lifetimeMs, without: [...without, ...connectionFields(headers)], vary: [...new Set(vary)].sort() }
+  return { t: 'store', lifetimeMs, without: [...without, ...namesIn(headers, 'connection')], vary: [...new Set(vary)].sort() }
 }
 
 function onlySetCookie(fields: readonly string[]): boolean {
   return fields.length > 0 && fields.every((field) => field === 'set-cookie')
 }
 
-function connectionFields(headers: HeaderValues): string[] {
-  return headers.all('connection').flatMap((value) => value.split(',')).map((name) => name.trim().toLowerCase()).filter((name) => name !== '')
+/** Header names in a list, lower case. */
+function namesIn(headers: HeaderValues, list: string): string[] {
+  const names = headers.all(list).flatMap((value) => value.split(','))
+  return names.map((name) => name.trim().toLowerCase()).filter((name) => name !== '')
 }
 
 /** What the server said (RFC 9111, 4.2.1); undefined if it said nothing. */
@@ -107,8 +112,11 @@ export function freshnessMs({ headers }: ResponseHead): number | undefined {
 }
 
 /** Only for what is the same for everybody as far as anyone can tell: a request without cookies and credentials. */
-function microcacheMs({ headers: asked }: RequestHead, { status, headers }: ResponseHead, { microcache }: CachePolicy): number | undefined {
+function microcacheMs(
+  { headers: asked }: RequestHead, { status, headers }: ResponseHead, { microcache }: CachePolicy,
+): number | undefined {
   if (!microcache?.statuses.includes(status)) return undefined
-  if (asked.has('cookie') || asked.has('authorization') || headers.has('set-cookie') || headers.has('cache-control') || headers.has('pragma')) return undefined
+  if (['cookie', 'authorization'].some((name) => asked.has(name))) return undefined
+  if (['set-cookie', 'cache-control', 'pragma'].some((name) => headers.has(name))) return undefined
   return microcache.ttlMs
 }
