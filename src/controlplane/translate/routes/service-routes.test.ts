@@ -220,6 +220,8 @@ describe('a Service with routes', () => {
   test('connections: TCPRoute and TLSRoute, for producers and consumers', () => {
     const tcp = make('TCPRoute', 'guest/t', { parentRefs: [{ ...webService, namespace: 'shop' }], rules: [{ backendRefs: [backend('web', { namespace: 'shop' })] }] })
     const t = translate(tcp)
+    const two = translate(...['a', 'b'].map((name) => make('TCPRoute', `shop/${name}`, { parentRefs: [webService], rules: [to('web')] })))
+    expect(two.findings.get('TCPRoute shop/b')?.notes).toEqual([`never reached at ${web}: TCPRoute shop/a has all connections`])
     expect(t.tables[0]).toMatchObject({ hasDefault: true, http: [], tcp: [{ sourceNamespaces: ['guest'], serverNames: [], backends: [{ port: 80 }] }, { sourceNamespaces: ['guest'], backends: [] }] })
   })
 })

@@ -56,6 +56,7 @@ export function translateRoutes(objects: Iterable<ManifestObject>, settings: Tra
   const tables = [...ports.values()].flatMap((port) => serviceTable(port, attached.get(objectKey(port.target.owner)) ?? []) ?? [])
   const served = [...gateways.values()].flat()
   for (const each of served) tables.push(...listenerTables(each, listeners.get(listenerKey(each.gateway, each.spec)) ?? { http: [], streams: [] }))
+  for (const table of tables) remarkUnreached(table, findings)
   remarkTargets(world, served, findings)
   return {
     tables: tables.map((table, i) => ({ table, i })).sort((a, b) => (a.table.key < b.table.key ? -1 : a.table.key > b.table.key ? 1 : a.i - b.i)).map(({ table }) => table),
@@ -154,8 +155,20 @@ function invalidText(invalid: ReadonlyMap<number, string>): string {
   return `Dropped Rule ${[...invalid].sort(([a], [b]) => a - b).map(([index, why]) => `${index} (${why})`).join(', ')}`
 }
 
+/** Of rules for all connections of the same callers only the first is ever tried. */
+function remarkUnreached({ key, tcp }: RouteTable, findings: Findings): void {
+  const first = new Map<string, string>()
+  for (const { origin, serverNames, sourceNamespaces = [] } of tcp) {
+    const callers = sourceNamespaces.join()
+    const before = first.get(callers)
+    if (before !== undefined && origin !== before) findings.note(origin, `never reached at ${key}: ${before} has all connections`)
+    else if (serverNames.length === 0) first.set(callers, origin)
+  }
+}
+
 /** Policies that attach to what is not there. */
 function remarkTargets(world: World, listeners: readonly ServedListener[], findings: Findings): void {
+  if (world.filters.length === 0) return
   const known = new Set<string>([...world.routes.map(objectKey), ...world.gateways.map(objectKey), ...[...world.targets.values()].map(({ owner }) => objectKey(owner))])
   for (const { gateway, spec } of listeners) known.add(listenerKey(gateway, spec))
   for (const route of world.routes) for (const { name } of route.spec.rules) if (name !== undefined) known.add(`${objectKey(route)}/${name}`)
