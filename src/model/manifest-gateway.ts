@@ -28,7 +28,10 @@ const labelSelector = z.strictObject({
   matchExpressions: z
     .array(
       z
-        .strictObject({ key: labelKey, operator: z.enum(['In', 'NotIn', 'Exists', 'DoesNotExist']), values: z.array(labelValue).max(1000).default([]) })
+        .strictObject({
+          key: labelKey, operator: z.enum(['In', 'NotIn', 'Exists', 'DoesNotExist']),
+          values: z.array(labelValue).max(1000).default([]),
+        })
         .refine(({ operator, values }) => (operator === 'In' || operator === 'NotIn') === values.length > 0, 'values belong to In and NotIn, and those need them'),
     )
     .max(100)
@@ -36,7 +39,9 @@ const labelSelector = z.strictObject({
 })
 export type LabelSelector = z.infer<typeof labelSelector>
 
-const secretRef = z.strictObject({ group: group.default(''), kind: kind.default('Secret'), name: referentName, namespace: shortName.optional() })
+const secretRef = z.strictObject({
+  group: group.default(''), kind: kind.default('Secret'), name: referentName, namespace: shortName.optional(),
+})
 export type SecretReference = z.infer<typeof secretRef>
 const objectRef = z.strictObject({ group, kind, name: referentName, namespace: shortName.optional() })
 
@@ -53,7 +58,9 @@ const listenerTls = z
 
 const namespacesFrom = z
   .strictObject({ from: z.enum(['All', 'Selector', 'Same', 'None']).default('Same'), selector: labelSelector.optional() })
-  .refine(({ from, selector }) => from !== 'Selector' || selector !== undefined, { path: ['selector'], message: 'is needed for from: Selector' })
+  .refine(({ from, selector }) => from !== 'Selector' || selector !== undefined, {
+    path: ['selector'], message: 'is needed for from: Selector',
+  })
 export type NamespacesFrom = z.infer<typeof namespacesFrom>
 
 const listener = z.strictObject({
@@ -101,7 +108,10 @@ export const gatewaySchema = z
         .strictObject({
           backend: z.strictObject({ clientCertificateRef: secretRef.optional() }).optional(),
           frontend: z
-            .strictObject({ default: frontendTls, perPort: z.array(z.strictObject({ port: portNumber, tls: frontendTls })).max(64).default([]) })
+            .strictObject({
+              default: frontendTls,
+              perPort: z.array(z.strictObject({ port: portNumber, tls: frontendTls })).max(64).default([]),
+            })
             .optional(),
         })
         .optional(),
@@ -111,7 +121,9 @@ export const gatewaySchema = z
   .superRefine(({ spec }, ctx) => {
     const names = new Set<string>()
     spec.listeners.forEach(({ name, protocol, tls, hostname, port }, i) => {
-      const refuse = (field: string, message: string): void => ctx.addIssue({ code: 'custom', path: ['spec', 'listeners', i, field], message })
+      const refuse = (field: string, message: string): void => ctx.addIssue({
+        code: 'custom', path: ['spec', 'listeners', i, field], message,
+      })
       if (names.has(name)) refuse('name', `two listeners are named ${name}`)
       names.add(name)
       const hasTls = protocol === 'HTTPS' || protocol === 'TLS'

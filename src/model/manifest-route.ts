@@ -20,7 +20,9 @@ export const headerName = z.string().min(1).max(256).regex(/^[A-Za-z0-9!#$%&'*+\
 /** What could end a header early or start another one is no part of a value. */
 export const headerValue = z.string().min(1).max(4096).regex(/^[!-~]+([\t ]?[!-~]+)*$/, 'must be printable ASCII, words separated by single spaces')
 /** Framing and connection are the proxy's: changed by a rule they would let one request become two. */
-const proxyHeaders = new Set(['connection', 'content-length', 'host', 'keep-alive', 'proxy-connection', 'te', 'trailer', 'transfer-encoding', 'upgrade'])
+const proxyHeaders = new Set([
+  'connection', 'content-length', 'host', 'keep-alive', 'proxy-connection', 'te', 'trailer', 'transfer-encoding', 'upgrade',
+])
 
 export function proxyHeaderProblem(name: string): string | undefined {
   const lower = name.toLowerCase()
@@ -62,7 +64,10 @@ const pathModifier = z
   .refine(({ replaceFullPath, replacePrefixMatch }) => !/[^!-~]|[?#]/.test(replaceFullPath ?? replacePrefixMatch ?? ''), 'must be a path')
 export type PathModifier = z.infer<typeof pathModifier>
 
-const objectReference = { group: group.default(''), kind: kind.default('Service'), namespace: shortName.optional(), name: referentName, port: portNumber.optional() }
+const objectReference = {
+  group: group.default(''), kind: kind.default('Service'), namespace: shortName.optional(), name: referentName,
+  port: portNumber.optional(),
+}
 const needsPort = ({ group, kind, port }: { group: string; kind: string; port?: number | undefined }): boolean => group !== '' || kind !== 'Service' || port !== undefined
 const portMessage = { path: ['port'], message: 'a Service needs a port' }
 const backendObject = z.strictObject(objectReference).refine(needsPort, portMessage)
@@ -112,7 +117,10 @@ const filterFields = {
 
 const filter = z
   .strictObject({
-    type: z.enum(['RequestHeaderModifier', 'ResponseHeaderModifier', 'RequestMirror', 'RequestRedirect', 'URLRewrite', 'CORS', 'ExternalAuth', 'ExtensionRef']),
+    type: z.enum([
+      'RequestHeaderModifier', 'ResponseHeaderModifier', 'RequestMirror', 'RequestRedirect', 'URLRewrite', 'CORS',
+      'ExternalAuth', 'ExtensionRef',
+    ]),
     requestHeaderModifier: headerFilter.optional(),
     responseHeaderModifier: headerFilter.optional(),
     requestMirror: mirrorFilter.optional(),
@@ -157,7 +165,9 @@ const grpcFilters = filters.refine(
 
 const pathValue = /^(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9a-fA-F]{2})+$/
 const pathMatch = z
-  .strictObject({ type: z.enum(['Exact', 'PathPrefix', 'RegularExpression']).default('PathPrefix'), value: z.string().max(1024).default('/') })
+  .strictObject({
+    type: z.enum(['Exact', 'PathPrefix', 'RegularExpression']).default('PathPrefix'), value: z.string().max(1024).default('/'),
+  })
   .superRefine(({ type, value }, ctx) => {
     const refuse = (message: string): void => ctx.addIssue({ code: 'custom', path: ['value'], message })
     if (type === 'RegularExpression') return
@@ -220,7 +230,9 @@ const httpRule = z
     const hasOnePrefix = (rule.matches.length === 0) || (rule.matches.length === 1 && first?.path.type === 'PathPrefix')
     const replacesPrefix = (each: RouteFilter): boolean => (each.requestRedirect?.path ?? each.urlRewrite?.path)?.type === 'ReplacePrefixMatch'
     if (!hasOnePrefix && [...rule.filters, ...rule.backendRefs.flatMap((each) => each.filters)].some(replacesPrefix)) {
-      ctx.addIssue({ code: 'custom', path: ['filters'], message: 'ReplacePrefixMatch needs exactly one match, with a PathPrefix' })
+      ctx.addIssue({
+        code: 'custom', path: ['filters'], message: 'ReplacePrefixMatch needs exactly one match, with a PathPrefix',
+      })
     }
   })
 export type HttpRouteRule = z.infer<typeof httpRule>
@@ -273,8 +285,9 @@ const grpcMatch = z.strictObject({
     .superRefine(({ type, service, method }, ctx) => {
       if (!service && !method) ctx.addIssue({ code: 'custom', message: 'service or method is needed' })
       if (type !== 'Exact') return
-      if (service && !/^\.?[a-z_][a-z_0-9]*(\.[a-z_][a-z_0-9]*)*$/i.test(service)) ctx.addIssue({ code: 'custom', path: ['service'], message: 'is no gRPC service' })
-      if (method && !/^[A-Za-z_][A-Za-z_0-9]*$/.test(method)) ctx.addIssue({ code: 'custom', path: ['method'], message: 'is no gRPC method' })
+      const refuse = (field: string): void => ctx.addIssue({ code: 'custom', path: [field], message: `is no gRPC ${field}` })
+      if (service && !/^\.?[a-z_][a-z_0-9]*(\.[a-z_][a-z_0-9]*)*$/i.test(service)) refuse('service')
+      if (method && !/^[A-Za-z_][A-Za-z_0-9]*$/.test(method)) refuse('method')
     })
     .optional(),
   headers: z.array(headerMatch).max(16).default([]),
@@ -306,5 +319,8 @@ export const tcpRouteSchema = z.object({
 })
 export const tlsRouteSchema = z.object({
   metadata,
-  spec: z.strictObject({ ...common, hostnames: z.array(routeHostname).max(1024).default([]), rules: z.array(streamRule).min(1).max(16).superRefine(uniqueNames) }),
+  spec: z.strictObject({
+    ...common, hostnames: z.array(routeHostname).max(1024).default([]),
+    rules: z.array(streamRule).min(1).max(16).superRefine(uniqueNames),
+  }),
 })

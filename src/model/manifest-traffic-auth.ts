@@ -5,7 +5,10 @@ import { metadata, shortName } from './manifest-fields.ts'
 import { headerName } from './manifest-route.ts'
 import { istioDuration } from './manifest-traffic.ts'
 
-const targetRef = z.strictObject({ group: z.string().max(253).optional(), kind: z.string().min(1).max(63), name: z.string().min(1).max(253), namespace: shortName.optional() })
+const targetRef = z.strictObject({
+  group: z.string().max(253).optional(), kind: z.string().min(1).max(63), name: z.string().min(1).max(253),
+  namespace: shortName.optional(),
+})
 const claim = z.string().min(1).max(256)
 
 const jwtRule = z
@@ -38,4 +41,6 @@ export const requestAuthenticationSchema = z
       })
       .prefault({}),
   })
-  .refine(({ spec }) => !spec.selector || (!spec.targetRef && spec.targetRefs.length === 0), { path: ['spec', 'selector'], message: 'cannot stand beside targetRefs' })
+  .refine(({ spec }) => !spec.selector || (!spec.targetRef && spec.targetRefs.length === 0), {
+    path: ['spec', 'selector'], message: 'cannot stand beside targetRefs',
+  })

@@ -95,7 +95,9 @@ const tls = z.strictObject({
 })
 export type ClientTlsSpec = z.infer<typeof tls>
 
-const retryBudget = z.strictObject({ percent: percent.optional(), minRetryConcurrency: count.optional(), budgetInterval: istioDuration.optional() })
+const retryBudget = z.strictObject({
+  percent: percent.optional(), minRetryConcurrency: count.optional(), budgetInterval: istioDuration.optional(),
+})
 
 const settings = {
   loadBalancer: loadBalancer.optional(),
@@ -120,7 +122,9 @@ const trafficPolicy = z
   })
 export type TrafficPolicySpec = z.infer<typeof trafficPolicy>
 
-const subset = z.strictObject({ name, labels: z.record(z.string().max(317), z.string().max(63)).default({}), trafficPolicy: trafficPolicy.optional() })
+const subset = z.strictObject({
+  name, labels: z.record(z.string().max(317), z.string().max(63)).default({}), trafficPolicy: trafficPolicy.optional(),
+})
 
 export const destinationRuleSchema = z
   .object({

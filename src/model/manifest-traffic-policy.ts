@@ -89,9 +89,15 @@ const healthCheck = z
     expectedStatuses: z.array(z.int().min(100).max(599)).max(100).default([]),
   })
   .superRefine(({ type, path, service, expectedStatuses, interval, timeout }, ctx) => {
-    if (type !== 'HTTP' && path !== undefined) ctx.addIssue({ code: 'custom', path: ['path'], message: 'belongs to the type HTTP' })
-    if (type !== 'HTTP' && expectedStatuses.length > 0) ctx.addIssue({ code: 'custom', path: ['expectedStatuses'], message: 'belongs to the type HTTP' })
-    if (type !== 'GRPC' && service !== undefined) ctx.addIssue({ code: 'custom', path: ['service'], message: 'belongs to the type GRPC' })
+    if (type !== 'HTTP' && path !== undefined) ctx.addIssue({
+      code: 'custom', path: ['path'], message: 'belongs to the type HTTP',
+    })
+    if (type !== 'HTTP' && expectedStatuses.length > 0) ctx.addIssue({
+      code: 'custom', path: ['expectedStatuses'], message: 'belongs to the type HTTP',
+    })
+    if (type !== 'GRPC' && service !== undefined) ctx.addIssue({
+      code: 'custom', path: ['service'], message: 'belongs to the type GRPC',
+    })
     if (interval < 100) ctx.addIssue({ code: 'custom', path: ['interval'], message: 'must be at least 100ms' })
     if (timeout > interval) ctx.addIssue({ code: 'custom', path: ['timeout'], message: 'cannot be longer than the interval' })
   })
@@ -101,12 +107,20 @@ export const backendPolicySchema = z.object({
   spec: z.strictObject({
     targetRefs: targetRefs.min(1),
     loadBalancer: z
-      .strictObject({ type: z.enum(['RoundRobin', 'Random', 'LeastRequest', 'PeakEwma', 'ConsistentHash']), consistentHash: consistentHash.optional() })
-      .refine(({ type, consistentHash }) => (type === 'ConsistentHash') === (consistentHash !== undefined), { path: ['consistentHash'], message: 'belongs to the type ConsistentHash' })
+      .strictObject({
+        type: z.enum(['RoundRobin', 'Random', 'LeastRequest', 'PeakEwma', 'ConsistentHash']),
+        consistentHash: consistentHash.optional(),
+      })
+      .refine(({ type, consistentHash }) => (type === 'ConsistentHash') === (consistentHash !== undefined), {
+        path: ['consistentHash'], message: 'belongs to the type ConsistentHash',
+      })
       .optional(),
     slowStart: gatewayDuration.optional(),
     limits: z
-      .strictObject({ connections: count.optional(), pending: count.optional(), requests: count.optional(), retries: count.optional(), requestsPerConnection: count.optional() })
+      .strictObject({
+        connections: count.optional(), pending: count.optional(), requests: count.optional(), retries: count.optional(),
+        requestsPerConnection: count.optional(),
+      })
       .optional(),
     timeouts: z.strictObject({ connect: positive.optional(), idle: positive.optional() }).optional(),
     retryBudget: z.strictObject({ percent: z.number().min(0).max(100).optional(), minPerSecond: z.int().min(0).max(1_000_000).optional() }).optional(),

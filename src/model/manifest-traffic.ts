@@ -108,10 +108,16 @@ export type VirtualRetries = z.infer<typeof retries>
 
 const fault = z.strictObject({
   delay: z
-    .strictObject({ fixedDelay: positiveDuration.optional(), exponentialDelay: istioDuration.optional(), percentage: percentage.optional(), percent: z.int().min(0).max(100).optional() })
+    .strictObject({
+      fixedDelay: positiveDuration.optional(), exponentialDelay: istioDuration.optional(), percentage: percentage.optional(),
+      percent: z.int().min(0).max(100).optional(),
+    })
     .optional(),
   abort: z
-    .strictObject({ httpStatus: z.int().min(200).max(599).optional(), grpcStatus: z.string().max(50).optional(), http2Error: z.string().max(50).optional(), percentage: percentage.optional() })
+    .strictObject({
+      httpStatus: z.int().min(200).max(599).optional(), grpcStatus: z.string().max(50).optional(),
+      http2Error: z.string().max(50).optional(), percentage: percentage.optional(),
+    })
     .optional(),
 })
 export type VirtualFault = z.infer<typeof fault>
@@ -180,7 +186,12 @@ export const virtualServiceSchema = z
   .superRefine(({ spec }, ctx) => {
     spec.http.forEach((route, i) => {
       const actions = [route.route.length > 0, route.redirect, route.directResponse, route.delegate].filter(Boolean)
-      if (actions.length !== 1) ctx.addIssue({ code: 'custom', path: ['spec', 'http', i], message: 'exactly one of route, redirect, directResponse and delegate is needed' })
-      if (route.rewrite && route.route.length === 0) ctx.addIssue({ code: 'custom', path: ['spec', 'http', i, 'rewrite'], message: 'belongs to a route' })
+      if (actions.length !== 1) ctx.addIssue({
+        code: 'custom', path: ['spec', 'http', i],
+        message: 'exactly one of route, redirect, directResponse and delegate is needed',
+      })
+      if (route.rewrite && route.route.length === 0) ctx.addIssue({
+        code: 'custom', path: ['spec', 'http', i, 'rewrite'], message: 'belongs to a route',
+      })
     })
   })

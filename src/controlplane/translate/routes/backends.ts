@@ -38,7 +38,9 @@ export function resolveBackend(ref: ObjectRef, weight: number, context: RouteCon
   const namespace = ref.namespace ?? own
   const fail = (reason: RefFailure['reason'], message: string): ResolvedBackend => {
     const hostname = ref.group === '' ? serviceHostname({ name: ref.name, namespace }, world.settings) : ref.name
-    return { backend: { service: { namespace, hostname }, port: ref.port ?? 0, weight, broken: message }, failure: { reason, message } }
+    return {
+      backend: { service: { namespace, hostname }, port: ref.port ?? 0, weight, broken: message }, failure: { reason, message },
+    }
   }
   if (ref.group === 'networking.istio.io' && ref.kind === 'Hostname') {
     if (ref.namespace !== undefined) return fail('InvalidKind', 'a Hostname has no namespace')
@@ -58,7 +60,10 @@ export function resolveBackend(ref: ObjectRef, weight: number, context: RouteCon
   return atPort(target, ref.port, weight, fail)
 }
 
-function atPort(target: ServiceTarget, port: number | undefined, weight: number, fail: (reason: RefFailure['reason'], message: string) => ResolvedBackend): ResolvedBackend {
+function atPort(
+  target: ServiceTarget, port: number | undefined, weight: number,
+  fail: (reason: RefFailure['reason'], message: string) => ResolvedBackend,
+): ResolvedBackend {
   if (port === undefined || !target.ports.some(({ number }) => number === port)) {
     return fail('BackendNotFound', `${ownerName(target)} has no port${port === undefined ? ' that it could mean' : ` ${port}`}`)
   }

@@ -84,7 +84,9 @@ function isPartOfGateway({ namespace, labels }: BoundThing, world: World): boole
 }
 
 /** Of every service of the world, by `namespace/hostname`, sorted; `problems` by object key say which wish cannot be had. */
-export function serviceBindings(world: World, settings: BindingSettings): { readonly bindings: ReadonlyMap<string, WaypointBinding>; readonly problems: ReadonlyMap<string, string> } {
+export function serviceBindings(
+  world: World, settings: BindingSettings,
+): { readonly bindings: ReadonlyMap<string, WaypointBinding>; readonly problems: ReadonlyMap<string, string> } {
   const bindings = new Map<string, WaypointBinding>()
   const problems = new Map<string, string>()
   for (const target of [...world.targets.values()].sort((a, b) => (a.key < b.key ? -1 : 1))) {

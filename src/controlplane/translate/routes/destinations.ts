@@ -57,7 +57,9 @@ function rulesByTarget(world: World, findings: Findings): ReadonlyMap<string, re
   return new Map([...best].map(([key, { rules }]) => [key, rules]))
 }
 
-function fromRules(target: ServiceTarget, rules: readonly DestinationRuleManifest[], findings: Findings): DestinationPolicy | undefined {
+function fromRules(
+  target: ServiceTarget, rules: readonly DestinationRuleManifest[], findings: Findings,
+): DestinationPolicy | undefined {
   if (rules.length === 0) return undefined
   const contextOf = (rule: DestinationRuleManifest, where: string): PolicyContext => ({
     namespace: target.name.namespace,
@@ -89,7 +91,10 @@ function fromRules(target: ServiceTarget, rules: readonly DestinationRuleManifes
       subsets.set(name, { labels, policy: trafficPolicy({ ...settings, ...definedOf(own) }, context) })
     }
   }
-  return { key: target.key, policy: main && settings ? trafficPolicy(settings, contextOf(main, '')) : defaultTrafficPolicy, ports, subsets }
+  return {
+    key: target.key, policy: main && settings ? trafficPolicy(settings, contextOf(main, '')) : defaultTrafficPolicy, ports,
+    subsets,
+  }
 }
 
 /** What a subset says, setting by setting; the rest is the rule's. */
@@ -127,7 +132,9 @@ function isBackend(group: string, kind: string): boolean {
   return group === '' ? kind === 'Service' : (group === 'networking.istio.io' || group === 'sidestep.dev') && kind === 'ServiceEntry'
 }
 
-function withOwnPolicies(target: ServiceTarget, base: DestinationPolicy | undefined, own: ReadonlyMap<string, BackendPolicySpec>): DestinationPolicy | undefined {
+function withOwnPolicies(
+  target: ServiceTarget, base: DestinationPolicy | undefined, own: ReadonlyMap<string, BackendPolicySpec>,
+): DestinationPolicy | undefined {
   const owner = objectKey(target.owner)
   const whole = own.get(owner)
   const ofPorts = target.ports.flatMap(({ name, number }) => {
@@ -136,7 +143,9 @@ function withOwnPolicies(target: ServiceTarget, base: DestinationPolicy | undefi
   })
   if (!whole && ofPorts.length === 0) return base
   const over = (policy: TrafficPolicy): TrafficPolicy => (whole ? withBackendPolicy(policy, whole) : policy)
-  const { policy, ports, subsets } = base ?? { policy: defaultTrafficPolicy, ports: new Map<number, TrafficPolicy>(), subsets: new Map<string, Subset>() }
+  const { policy, ports, subsets } = base ?? {
+    policy: defaultTrafficPolicy, ports: new Map<number, TrafficPolicy>(), subsets: new Map<string, Subset>(),
+  }
   const changed = new Map([...ports].map(([port, one]) => [port, over(one)]))
   for (const { number, spec } of ofPorts) changed.set(number, withBackendPolicy(changed.get(number) ?? over(policy), spec))
   return {

@@ -35,7 +35,9 @@ export function ruleFilters(list: readonly RouteFilter[], context: RouteContext)
       const { scheme, hostname, port, path, statusCode } = requestRedirect
       found = { ...found, redirect: given({ scheme, hostname, port, path: path && pathRewrite(path), status: statusCode }) }
     }
-    if (urlRewrite) found = { ...found, rewrite: given({ hostname: urlRewrite.hostname, path: urlRewrite.path && pathRewrite(urlRewrite.path) }) }
+    if (urlRewrite) found = {
+      ...found, rewrite: given({ hostname: urlRewrite.hostname, path: urlRewrite.path && pathRewrite(urlRewrite.path) }),
+    }
     if (cors) found = { ...found, cors: corsOf(cors) }
     if (requestMirror) {
       const { backend, failure } = resolveBackend(requestMirror.backendRef, 1, context)
@@ -51,13 +53,18 @@ export function ruleFilters(list: readonly RouteFilter[], context: RouteContext)
         found = { ...found, blocked: failure.message }
       } else filters.push(`${extensionRef.kind} ${context.route.metadata.namespace}/${extensionRef.name}`)
     }
-    if (each.type === 'ExternalAuth') found = { ...found, unsupported: 'the filter ExternalAuth is not supported, so its requests are answered 500; an AuthorizationPolicy with the action CUSTOM does it' }
+    if (each.type === 'ExternalAuth') found = {
+      ...found,
+      unsupported: 'the filter ExternalAuth is not supported, so its requests are answered 500; an AuthorizationPolicy with the action CUSTOM does it',
+    }
   }
   return { ...found, mirrors, filters, failures }
 }
 
 /** For one backend: only headers can be changed there. */
-export function backendFilters(list: readonly RouteFilter[]): Pick<RuleFilters, 'requestHeaders' | 'responseHeaders' | 'blocked'> {
+export function backendFilters(
+  list: readonly RouteFilter[],
+): Pick<RuleFilters, 'requestHeaders' | 'responseHeaders' | 'blocked'> {
   const other = list.find(({ type }) => type !== 'RequestHeaderModifier' && type !== 'ResponseHeaderModifier')
   const find = (type: 'requestHeaderModifier' | 'responseHeaderModifier'): HeaderChange | undefined => {
     const modifier = list.find((each) => each[type] !== undefined)?.[type]
@@ -69,7 +76,9 @@ export function backendFilters(list: readonly RouteFilter[]): Pick<RuleFilters, 
   })
 }
 
-function extensionFailure({ group, kind, name }: NonNullable<RouteFilter['extensionRef']>, { world, route }: RouteContext): RefFailure | undefined {
+function extensionFailure(
+  { group, kind, name }: NonNullable<RouteFilter['extensionRef']>, { world, route }: RouteContext,
+): RefFailure | undefined {
   if (group !== 'sidestep.dev' || (kind !== 'RateLimitPolicy' && kind !== 'CachePolicy')) {
     return { reason: 'InvalidKind', message: `${kind} of the group ${JSON.stringify(group)} is no filter here` }
   }

@@ -37,7 +37,9 @@ export class Findings {
 
   /** By object key; objects of which there is nothing to say are not there. */
   result(): ReadonlyMap<string, ObjectFindings> {
-    return new Map([...this.#byObject].sort(([a], [b]) => (a < b ? -1 : 1)).map(([key, { problems, notes, parents }]) => [key, { problems: [...problems], notes: [...notes], parents }]))
+    return new Map([...this.#byObject].sort(([a], [b]) => (a < b ? -1 : 1)).map(([key, { problems, notes, parents }]) => [
+      key, { problems: [...problems], notes: [...notes], parents },
+    ]))
   }
 }
 

@@ -1,6 +1,8 @@
 // Gateways of our classes: which of their listeners are in force, and who may attach what to them. A listener that cannot be told
 // from another one is not served, and neither is the other: guessing would hand one owner's hosts to another.
-import { gatewayGroup, type FrontendTls, type ListenerSpec, type NamespacesFrom, type SecretReference } from '../../../model/manifest-gateway.ts'
+import {
+  gatewayGroup, type FrontendTls, type ListenerSpec, type NamespacesFrom, type SecretReference,
+} from '../../../model/manifest-gateway.ts'
 import { objectKey, type GatewayManifest, type RouteManifest } from '../../../model/manifest.ts'
 import type { GatewayListener } from '../../../model/route.ts'
 import type { Findings } from './findings.ts'
@@ -10,7 +12,9 @@ export type GatewayRole = 'waypoint' | 'ingress'
 
 /** Classes that need no GatewayClass, and the controllers of classes by other names. */
 const roles: Readonly<Record<string, GatewayRole>> = { 'sidestep-waypoint': 'waypoint', 'sidestep-ingress': 'ingress' }
-const controllers: Readonly<Record<string, GatewayRole>> = { 'sidestep.dev/waypoint': 'waypoint', 'sidestep.dev/ingress': 'ingress' }
+const controllers: Readonly<Record<string, GatewayRole>> = {
+  'sidestep.dev/waypoint': 'waypoint', 'sidestep.dev/ingress': 'ingress',
+}
 
 /** What a Gateway of a class is here; undefined if somebody else serves the class. */
 export function roleOf({ spec: { gatewayClassName } }: GatewayManifest, world: World): GatewayRole | undefined {
@@ -84,7 +88,10 @@ function serve(gateway: GatewayManifest, spec: ListenerSpec, world: World, findi
   const rival = gateway.spec.listeners.find((other) => other !== spec && conflicts(spec, other))
   if (rival) return refuse(`cannot be told from the listener ${rival.name} (${rival.protocol === spec.protocol ? 'HostnameConflict' : 'ProtocolConflict'})`)
   const { namespace, name } = gateway.metadata
-  const tls = spec.tls && { mode: spec.tls.mode === 'Terminate' ? 'terminate' as const : 'passthrough' as const, certificates: certificatesOf(gateway, spec, world, findings) }
+  const tls = spec.tls && {
+    mode: spec.tls.mode === 'Terminate' ? 'terminate' as const : 'passthrough' as const,
+    certificates: certificatesOf(gateway, spec, world, findings),
+  }
   const client = protocol === 'https' ? clientValidation(gateway, spec.port, world, findings) : undefined
   const listener: GatewayListener = {
     key: listenerKey(gateway, spec),
@@ -111,7 +118,9 @@ function conflicts(a: ListenerSpec, b: ListenerSpec): boolean {
   return true
 }
 
-function certificatesOf(gateway: GatewayManifest, { name, tls }: ListenerSpec, world: World, findings: Findings): readonly string[] {
+function certificatesOf(
+  gateway: GatewayManifest, { name, tls }: ListenerSpec, world: World, findings: Findings,
+): readonly string[] {
   if (tls?.mode !== 'Terminate') return []
   if (Object.keys(tls.options).length > 0) findings.note(objectKey(gateway), `listener ${name}: tls.options are not honoured`)
   return tls.certificateRefs.flatMap((ref: SecretReference) => {
@@ -127,7 +136,9 @@ function certificatesOf(gateway: GatewayManifest, { name, tls }: ListenerSpec, w
   })
 }
 
-function clientValidation(gateway: GatewayManifest, port: number, world: World, findings: Findings): GatewayListener['clientCertificates'] {
+function clientValidation(
+  gateway: GatewayManifest, port: number, world: World, findings: Findings,
+): GatewayListener['clientCertificates'] {
   const frontend = gateway.spec.tls?.frontend
   const chosen: FrontendTls | undefined = frontend?.perPort.find((each) => each.port === port)?.tls ?? frontend?.default
   const validation = chosen?.validation

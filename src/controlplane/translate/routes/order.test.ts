@@ -61,7 +61,10 @@ function best(candidates: readonly Candidate[]): Candidate | undefined {
   return left.filter((each) => name(each) === firstName).sort((a, b) => a.rule - b.rule)[0]
 }
 
-function candidatesOf(routes: readonly HttpRouteManifest[], request: Request, hostsOf: (route: HttpRouteManifest) => readonly (string | undefined)[]): Candidate[] {
+function candidatesOf(
+  routes: readonly HttpRouteManifest[], request: Request,
+  hostsOf: (route: HttpRouteManifest) => readonly (string | undefined)[],
+): Candidate[] {
   const isHost = (hostname: string | undefined): boolean => hostname === undefined || hostname === request.host || (hostname.startsWith('*.') && request.host.endsWith(hostname.slice(1)))
   return routes.flatMap((route) => hostsOf(route).filter(isHost).flatMap((hostname) => route.spec.rules.flatMap((rule, i) => {
     const all: readonly HttpRouteMatch[] = rule.matches.length > 0 ? rule.matches : [{ path: { type: 'PathPrefix', value: '/' }, headers: [], queryParams: [] }]
@@ -91,7 +94,9 @@ function routesUnder(parent: object, from: readonly string[]): fc.Arbitrary<Http
 }
 
 /** What the tables say: the rule's origin and position, or why there is none. */
-function decide(objects: readonly ManifestObject[], key: string, { path, method, host, namespace, headers, query }: Request): string {
+function decide(
+  objects: readonly ManifestObject[], key: string, { path, method, host, namespace, headers, query }: Request,
+): string {
   const tables = translateRoutes([...shop, ...objects], defaultSettings).tables.filter((table) => table.key === key)
   const decision = new Routes(tables).match(headOf(path, {
     method, authority: host, sourceNamespace: namespace, headers: Object.entries(headers), query: Object.entries(query).map(([name, value]) => `${name}=${value}`).join('&'),

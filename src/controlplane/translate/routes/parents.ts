@@ -36,7 +36,9 @@ const hostsOf = (route: RouteManifest): readonly string[] => (route.kind === 'TC
 const entryGroups = ['networking.istio.io', 'sidestep.dev']
 
 /** Every parentRef of every route, in the order of age. References to Gateways of others are left to those. */
-export function attach(world: World, gateways: ReadonlyMap<string, readonly ServedListener[]>, findings: Findings): readonly Attachment[] {
+export function attach(
+  world: World, gateways: ReadonlyMap<string, readonly ServedListener[]>, findings: Findings,
+): readonly Attachment[] {
   const attachments: Attachment[] = []
   for (const route of world.routes) {
     const own = route.metadata.namespace
@@ -92,7 +94,10 @@ function atService(route: RouteManifest, ref: ParentReference, namespace: string
         findings.note(objectKey(route), `port ${number} of ${ownerName(target)} speaks ${protocol}, so the route is not for it`)
         continue
       }
-      slots.push({ t: 'service', target, port: number, ...(namespace === route.metadata.namespace ? {} : { callers: route.metadata.namespace }) })
+      slots.push({
+        t: 'service', target, port: number,
+        ...(namespace === route.metadata.namespace ? {} : { callers: route.metadata.namespace }),
+      })
     }
   }
   return slots.length > 0 ? { slots, accepted: yes } : refused('NoMatchingParent', `${ownerName(first)} has no such port`)

@@ -1,7 +1,9 @@
 // HTTPRoute and GRPCRoute rules in the model's terms, each match with its rank. A rule that cannot be done as written keeps its
 // matches and answers 500: dropped, its requests would fall to another rule that was not meant for them.
 import { createHash } from 'node:crypto'
-import type { GrpcRouteMatch, GrpcRouteRule, HttpRouteMatch, HttpRouteRule, SessionPersistenceSpec } from '../../../model/manifest-route.ts'
+import type {
+  GrpcRouteMatch, GrpcRouteRule, HttpRouteMatch, HttpRouteRule, SessionPersistenceSpec,
+} from '../../../model/manifest-route.ts'
 import { objectKey, type GrpcRouteManifest, type HttpRouteManifest } from '../../../model/manifest.ts'
 import type { Backend, HttpRule, NamedMatch, PathMatch, RequestMatch, Retry, SessionPersistence } from '../../../model/route.ts'
 import { MeshError } from '../../../core/errors.ts'
@@ -31,7 +33,9 @@ export interface BuiltRoute {
 }
 
 /** `attached` are filters of policies, by what they attach to. */
-export function buildRoute(route: HttpRouteManifest | GrpcRouteManifest, context: RouteContext, attached: ReadonlyMap<string, readonly string[]>): BuiltRoute {
+export function buildRoute(
+  route: HttpRouteManifest | GrpcRouteManifest, context: RouteContext, attached: ReadonlyMap<string, readonly string[]>,
+): BuiltRoute {
   const failures: RefFailure[] = []
   const invalid = new Map<number, string>()
   const notes = new Set<string>()
@@ -55,7 +59,10 @@ export function buildRoute(route: HttpRouteManifest | GrpcRouteManifest, context
     const shared = { origin: object, name, mirrors: parts.mirrors, timeouts: {}, filters: [...new Set(policies)] }
     if (parts.blocked !== undefined || parts.unsupported !== undefined) {
       // 503 is what gRPC clients read as UNAVAILABLE.
-      return { rule: { ...shared, mirrors: [], filters: [], action: { t: 'respond', status: route.kind === 'GRPCRoute' ? 503 : 500 } }, matches: ranked }
+      return {
+        rule: { ...shared, mirrors: [], filters: [], action: { t: 'respond', status: route.kind === 'GRPCRoute' ? 503 : 500 } },
+        matches: ranked,
+      }
     }
     const { requestHeaders, responseHeaders, redirect, rewrite, cors } = parts
     const extras = 'timeouts' in spec || 'retry' in spec ? { timeouts: timeoutsOf(spec), ...given({ retry: retryOf(spec) }) } : { timeouts: {} }
@@ -98,7 +105,10 @@ function httpMatch(match: HttpRouteMatch, notes: Set<string>): RankedMatch {
   const query = namedMatches(match.queryParams, (name) => name, notes)
   const path = pathOf(match.path)
   return {
-    match: given({ path, method: match.method === undefined ? undefined : { kind: 'exact' as const, value: match.method }, headers, query, cookies: [] }),
+    match: given({
+      path, method: match.method === undefined ? undefined : { kind: 'exact' as const, value: match.method }, headers, query,
+      cookies: [],
+    }),
     rank: httpRank(match, headers.length, query.length),
   }
 }
@@ -155,7 +165,9 @@ function retryOf({ retry }: HttpRouteRule): Retry | undefined {
   }
 }
 
-function persistenceOf({ type, sessionName, idleTimeout, absoluteTimeout, cookieConfig }: SessionPersistenceSpec, scope: string): SessionPersistence {
+function persistenceOf(
+  { type, sessionName, idleTimeout, absoluteTimeout, cookieConfig }: SessionPersistenceSpec, scope: string,
+): SessionPersistence {
   const generated = `sidestep-session-${createHash('sha256').update(scope).digest('hex').slice(0, 8)}`
   return {
     kind: type === 'Cookie' ? 'cookie' : 'header',

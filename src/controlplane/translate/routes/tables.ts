@@ -71,7 +71,9 @@ export function serviceTable({ target, port, groups }: ServicePort, filters: rea
     const origin = group.http[0] ? objectKey(group.http[0].route) : (group.virtual?.http[0]?.origin ?? '')
     if (origin !== '' && (callers !== undefined || group.virtual)) http.push(notFound(origin, callers))
     const stream = group.streams[0]
-    if (callers !== undefined && stream) tcp.push({ origin: objectKey(stream.route), name: 'no-match', serverNames: [], sourceNamespaces: [callers], backends: [] })
+    if (callers !== undefined && stream) tcp.push({
+      origin: objectKey(stream.route), name: 'no-match', serverNames: [], sourceNamespaces: [callers], backends: [],
+    })
   }
   const everybody = groups.get('')
   const hasDefault = !everybody || (everybody.http.length === 0 && everybody.streams.length === 0)
@@ -79,7 +81,9 @@ export function serviceTable({ target, port, groups }: ServicePort, filters: rea
   // What policies say of the service holds for requests that no route is for, too.
   if (hasDefault && filters.length > 0 && protocol !== 'tcp' && protocol !== 'tls' && !everybody?.virtual?.http.length) {
     http.push({
-      origin: objectKey(target.owner), name: 'default', matches: [], action: { t: 'forward', backends: [{ service: target.name, port, weight: 1 }] },
+      origin: objectKey(target.owner), name: 'default', matches: [], action: {
+        t: 'forward', backends: [{ service: target.name, port, weight: 1 }],
+      },
       mirrors: [], timeouts: {}, filters,
     })
   }
@@ -101,5 +105,7 @@ export function listenerTables({ listener, spec }: ServedListener, { http, strea
   for (const { route, rules, hostnames } of http) for (const { hostname, written } of hostnames) getOrMake(byHostname, hostname, () => []).push({ route, rules, written })
   return [...byHostname]
     .sort(([a], [b]) => bySpecificity(a, b))
-    .map(([hostname, entries]) => ({ key, hostnames: hostname === undefined ? [] : [hostname], http: orderRules(entries), tcp: [], hasDefault: false }))
+    .map(([hostname, entries]) => ({
+      key, hostnames: hostname === undefined ? [] : [hostname], http: orderRules(entries), tcp: [], hasDefault: false,
+    }))
 }

@@ -1,7 +1,9 @@
 // One traffic policy of a DestinationRule, and one BackendPolicy, in the model's terms. What is not said is our default. What
 // cannot be done as written is said; TLS that cannot be made as asked is never left out, it fails.
 import type { BackendPolicySpec } from '../../../model/manifest-traffic-policy.ts'
-import type { ClientTlsSpec, ConsistentHashSpec, LoadBalancerSpec, OutlierDetectionSpec, TrafficPolicySpec } from '../../../model/manifest-traffic-destination.ts'
+import type {
+  ClientTlsSpec, ConsistentHashSpec, LoadBalancerSpec, OutlierDetectionSpec, TrafficPolicySpec,
+} from '../../../model/manifest-traffic-destination.ts'
 import { defaultTrafficPolicy, type LoadBalancer, type TrafficPolicy } from '../../../model/route.ts'
 import { given } from './findings.ts'
 
@@ -40,7 +42,10 @@ export function trafficPolicy(spec: PolicySettings, context: PolicyContext): Tra
     },
     connectTimeoutMs: tcp?.connectTimeout ?? base.connectTimeoutMs,
     idleTimeoutMs: http?.idleTimeout ?? tcp?.idleTimeout ?? base.idleTimeoutMs,
-    retryBudget: { percent: retryBudget?.percent ?? base.retryBudget.percent, minPerSecond: retryBudget?.minRetryConcurrency ?? base.retryBudget.minPerSecond },
+    retryBudget: {
+      percent: retryBudget?.percent ?? base.retryBudget.percent,
+      minPerSecond: retryBudget?.minRetryConcurrency ?? base.retryBudget.minPerSecond,
+    },
     localityFailover: loadBalancer?.localityLbSetting?.enabled ?? base.localityFailover,
     ...given({ ejection, tls }),
     ...(http?.h2UpgradePolicy === 'UPGRADE' ? { isHttp2Wanted: true } : {}),
@@ -70,7 +75,10 @@ function balancerOf(spec: LoadBalancerSpec | undefined, context: PolicyContext):
 const ringSize = 1_024
 const maglevSize = 65_537
 
-function hashOf({ httpHeaderName, httpCookie, httpQueryParameterName, ringHash, maglev, minimumRingSize }: ConsistentHashSpec, context: PolicyContext): LoadBalancer {
+function hashOf(
+  { httpHeaderName, httpCookie, httpQueryParameterName, ringHash, maglev, minimumRingSize }: ConsistentHashSpec,
+  context: PolicyContext,
+): LoadBalancer {
   if (httpCookie?.attributes) context.note('consistentHash.httpCookie.attributes are not honoured')
   const by = httpHeaderName !== undefined
     ? { kind: 'header' as const, name: httpHeaderName.toLowerCase() }
@@ -158,5 +166,7 @@ function ownBalancer({ type, consistentHash: hash }: NonNullable<BackendPolicySp
       ? { kind: 'cookie' as const, name: hash.cookie.name, ...given({ ttlMs: hash.cookie.ttl, path: hash.cookie.path }) }
       : hash?.query !== undefined ? { kind: 'query' as const, name: hash.query } : { kind: 'sourceIp' as const }
   const isMaglev = hash?.algorithm === 'Maglev'
-  return { kind: 'consistentHash', by, algorithm: isMaglev ? 'maglev' : 'ring', size: hash?.size ?? (isMaglev ? maglevSize : ringSize) }
+  return {
+    kind: 'consistentHash', by, algorithm: isMaglev ? 'maglev' : 'ring', size: hash?.size ?? (isMaglev ? maglevSize : ringSize),
+  }
 }

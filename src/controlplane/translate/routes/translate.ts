@@ -169,7 +169,10 @@ function remarkUnreached({ key, tcp }: RouteTable, findings: Findings): void {
 /** Policies that attach to what is not there. */
 function remarkTargets(world: World, listeners: readonly ServedListener[], findings: Findings): void {
   if (world.filters.length === 0) return
-  const known = new Set<string>([...world.routes.map(objectKey), ...world.gateways.map(objectKey), ...[...world.targets.values()].map(({ owner }) => objectKey(owner))])
+  const known = new Set<string>([
+    ...world.routes.map(objectKey), ...world.gateways.map(objectKey),
+    ...[...world.targets.values()].map(({ owner }) => objectKey(owner)),
+  ])
   for (const { gateway, spec } of listeners) known.add(listenerKey(gateway, spec))
   for (const route of world.routes) for (const { name } of route.spec.rules) if (name !== undefined) known.add(`${objectKey(route)}/${name}`)
   for (const policy of world.filters) {

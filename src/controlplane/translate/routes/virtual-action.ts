@@ -4,7 +4,9 @@ import type {
   DestinationSpec, HeaderOperations, HeadersSpec, VirtualCors, VirtualFault, VirtualHttpRoute, VirtualRedirect, VirtualRetries,
 } from '../../../model/manifest-traffic.ts'
 import { proxyHeaderProblem } from '../../../model/manifest-route.ts'
-import type { Backend, Cors, Fault, Fraction, HeaderChange, HttpRule, Mirror, PathRewrite, Redirect, Retry } from '../../../model/route.ts'
+import type {
+  Backend, Cors, Fault, Fraction, HeaderChange, HttpRule, Mirror, PathRewrite, Redirect, Retry,
+} from '../../../model/route.ts'
 import { compileSubstitution } from '../../../policy/l7/pattern.ts'
 import { MeshError } from '../../../core/errors.ts'
 import { given } from './findings.ts'
@@ -32,16 +34,23 @@ export function ruleBody(route: VirtualHttpRoute, context: ActionContext): RuleB
   if (route.rateLimit) return broken('rateLimit is not supported: a RateLimitPolicy does it')
   const { change: requestHeaders, host } = headerChange(route.headers?.request, context)
   const { change: responseHeaders } = headerChange(route.headers?.response, context)
-  const shared = given({ requestHeaders, responseHeaders, cors: route.corsPolicy && corsOf(route.corsPolicy, context), fault: route.fault && faultOf(route.fault, context) })
+  const shared = given({
+    requestHeaders, responseHeaders, cors: route.corsPolicy && corsOf(route.corsPolicy, context),
+    fault: route.fault && faultOf(route.fault, context),
+  })
   if (route.redirect) {
     const redirect = redirectOf(route.redirect, context.port)
-    return typeof redirect === 'string' ? broken(redirect) : { ...shared, action: { t: 'redirect', redirect }, mirrors: [], timeouts: {} }
+    return typeof redirect === 'string' ? broken(redirect) : {
+      ...shared, action: { t: 'redirect', redirect }, mirrors: [], timeouts: {},
+    }
   }
   if (route.directResponse) {
     const { status, body } = route.directResponse
     const text = body?.bytes === undefined ? body?.string : textOf(body.bytes)
     if (body?.bytes !== undefined && text === undefined) return broken('directResponse.body.bytes is no UTF-8 text')
-    return { ...shared, action: { t: 'respond', status, ...(text === undefined ? {} : { body: text }) }, mirrors: [], timeouts: {} }
+    return {
+      ...shared, action: { t: 'respond', status, ...(text === undefined ? {} : { body: text }) }, mirrors: [], timeouts: {},
+    }
   }
   const backends = backendsOf(route, context)
   if (backends.length > 1 && backends.every(({ weight }) => weight === 0)) return broken('all weights are 0')
@@ -64,13 +73,17 @@ function backendsOf(route: VirtualHttpRoute, context: ActionContext): Backend[] 
   })
 }
 
-function destinationHeaders(headers: HeadersSpec | undefined, context: ActionContext): Pick<Backend, 'requestHeaders' | 'responseHeaders'> {
+function destinationHeaders(
+  headers: HeadersSpec | undefined, context: ActionContext,
+): Pick<Backend, 'requestHeaders' | 'responseHeaders'> {
   const request = headerChange(headers?.request, context)
   if (request.host !== undefined) context.problem('the host cannot be changed for a single destination; use rewrite.authority')
   return given({ requestHeaders: request.change, responseHeaders: headerChange(headers?.response, context).change })
 }
 
-function headerChange(spec: HeaderOperations | undefined, context: ActionContext): { readonly change?: HeaderChange; readonly host?: string } {
+function headerChange(
+  spec: HeaderOperations | undefined, context: ActionContext,
+): { readonly change?: HeaderChange; readonly host?: string } {
   if (!spec) return {}
   let host: string | undefined
   const pairs = (map: Readonly<Record<string, string>>): [string, string][] => Object.entries(map).flatMap(([written, value]): [string, string][] => {
@@ -94,7 +107,9 @@ function headerChange(spec: HeaderOperations | undefined, context: ActionContext
   return given({ change: isEmpty ? undefined : { set, add, remove }, host })
 }
 
-function redirectOf({ uri, authority, port, derivePort, scheme, redirectCode = 301 }: VirtualRedirect, requestPort: number): Redirect | string {
+function redirectOf(
+  { uri, authority, port, derivePort, scheme, redirectCode = 301 }: VirtualRedirect, requestPort: number,
+): Redirect | string {
   const statuses = [301, 302, 303, 307, 308] as const
   const status = statuses.find((each) => each === redirectCode)
   if (status === undefined) return `redirectCode ${redirectCode} is not supported`
@@ -118,7 +133,11 @@ function textOf(base64: string): string | undefined {
 }
 
 /** The path rewrite for requests that came by this condition on the URI; a text is a reason why there is none. */
-export function pathRewriteOf({ rewrite }: VirtualHttpRoute, uri: { readonly exact?: string | undefined; readonly prefix?: string | undefined; readonly regex?: string | undefined } | undefined, isFolded: boolean): PathRewrite | string | undefined {
+export function pathRewriteOf(
+  { rewrite }: VirtualHttpRoute,
+  uri: { readonly exact?: string | undefined; readonly prefix?: string | undefined; readonly regex?: string | undefined } | undefined,
+  isFolded: boolean,
+): PathRewrite | string | undefined {
   if (rewrite?.uriRegexRewrite) {
     const { match: pattern, rewrite: substitution } = rewrite.uriRegexRewrite
     return checked({ kind: 'regex', pattern, substitution })
@@ -146,7 +165,10 @@ function percentOf(value: number): Fraction {
 
 function mirrorsOf(route: VirtualHttpRoute, context: ActionContext): Mirror[] {
   const percent = route.mirrorPercentage?.value ?? route.mirrorPercent ?? route.mirror_percent ?? 100
-  const all = [...(route.mirror ? [{ destination: route.mirror, value: percent }] : []), ...route.mirrors.map(({ destination, percentage }) => ({ destination, value: percentage?.value ?? 100 }))]
+  const all = [
+    ...(route.mirror ? [{ destination: route.mirror, value: percent }] : []),
+    ...route.mirrors.map(({ destination, percentage }) => ({ destination, value: percentage?.value ?? 100 })),
+  ]
   return all.flatMap(({ destination, value }): Mirror[] => {
     const backend = context.resolve(destination, 1)
     return value > 0 && backend.broken === undefined ? [{ backend, fraction: percentOf(value) }] : []
@@ -154,7 +176,9 @@ function mirrorsOf(route: VirtualHttpRoute, context: ActionContext): Mirror[] {
 }
 
 /** What Istio retries where nobody says anything. */
-const istioDefault: Retry = { attempts: 2, backoffMs: 25, statuses: [503], on: ['connectFailure', 'refusedStream', 'retriableGrpc'] }
+const istioDefault: Retry = {
+  attempts: 2, backoffMs: 25, statuses: [503], on: ['connectFailure', 'refusedStream', 'retriableGrpc'],
+}
 
 const conditions: Readonly<Record<string, readonly Retry['on'][number][]>> = {
   '5xx': ['5xx'], 'gateway-error': ['gatewayError'], reset: ['reset'], 'reset-before-request': ['reset'], 'connect-failure': ['connectFailure'],
@@ -166,7 +190,10 @@ function retryOf(spec: VirtualRetries | undefined, context: ActionContext): Retr
   if (!spec) return istioDefault
   if (spec.retryRemoteLocalities) context.note('retries.retryRemoteLocalities is not honoured: another endpoint is tried, near ones first')
   if (spec.retryIgnorePreviousHosts === false) context.note('retries.retryIgnorePreviousHosts is not honoured: endpoints that failed are avoided')
-  const shared = { attempts: spec.attempts, backoffMs: spec.backoff ?? istioDefault.backoffMs, ...given({ perTryTimeoutMs: spec.perTryTimeout }) }
+  const shared = {
+    attempts: spec.attempts, backoffMs: spec.backoff ?? istioDefault.backoffMs,
+    ...given({ perTryTimeoutMs: spec.perTryTimeout }),
+  }
   const words = (spec.retryOn ?? '').split(',').map((word) => word.trim()).filter((word) => word !== '')
   if (words.length === 0) return { ...shared, statuses: istioDefault.statuses, on: istioDefault.on }
   const statuses = new Set<number>()

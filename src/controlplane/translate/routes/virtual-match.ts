@@ -27,13 +27,17 @@ interface Scope {
 }
 
 /** Whose connections a match is for, before its other conditions: `callers` are undefined for everybody. */
-export function scopeOf({ port, gateways, sourceLabels, sourceNamespace }: Scope, place: MatchPlace): { readonly callers: readonly string[] | undefined } | Exclude<MadeMatch, { t: 'match' }> {
+export function scopeOf(
+  { port, gateways, sourceLabels, sourceNamespace }: Scope, place: MatchPlace,
+): { readonly callers: readonly string[] | undefined } | Exclude<MadeMatch, { t: 'match' }> {
   if (port !== undefined && port !== place.port) return { t: 'elsewhere' }
   if (gateways.length > 0) {
     // Naming gateways frees a match from its other conditions on the source, in Istio too.
     return gateways.includes('mesh') ? { callers: place.callers === undefined ? undefined : [place.callers] } : { t: 'elsewhere' }
   }
-  if (Object.keys(sourceLabels).length > 0) return { t: 'never', because: 'sourceLabels are not known where the destination\'s proxy decides' }
+  if (Object.keys(sourceLabels).length > 0) return {
+    t: 'never', because: 'sourceLabels are not known where the destination\'s proxy decides',
+  }
   if (sourceNamespace === '') return { callers: place.callers === undefined ? undefined : [place.callers] }
   return place.callers === undefined || place.callers === sourceNamespace ? { callers: [sourceNamespace] } : { t: 'elsewhere' }
 }
@@ -46,7 +50,10 @@ export function requestMatch(spec: VirtualHttpMatch, place: MatchPlace): MadeMat
   try {
     const scheme = spec.scheme && schemeOf(spec.scheme)
     if (scheme === 'none') return { t: 'never', because: 'no request has such a scheme' }
-    const headers = [...headerMatches(spec.headers, notes), ...headerMatches(spec.withoutHeaders, notes).map((each) => ({ ...each, isInverted: true as const }))]
+    const headers = [
+      ...headerMatches(spec.headers, notes),
+      ...headerMatches(spec.withoutHeaders, notes).map((each) => ({ ...each, isInverted: true as const })),
+    ]
     const match: RequestMatch = given({
       path: spec.uri && pathOf(spec.uri, spec.ignoreUriCase),
       method: spec.method && valueOf(spec.method),

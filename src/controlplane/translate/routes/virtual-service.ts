@@ -138,7 +138,9 @@ interface PlacedMatch {
 /** Empty if the rule is for nobody here. */
 function matchesOf(route: VirtualHttpRoute, place: MatchPlace, action: ActionContext): PlacedMatch[] {
   if (route.match.length === 0) {
-    const match: RequestMatch = { headers: [], query: [], cookies: [], ...(place.callers === undefined ? {} : { sourceNamespaces: [place.callers] }) }
+    const match: RequestMatch = {
+      headers: [], query: [], cookies: [], ...(place.callers === undefined ? {} : { sourceNamespaces: [place.callers] }),
+    }
     return [{ match, uri: undefined, isFolded: false }]
   }
   return route.match.flatMap((spec, i): PlacedMatch[] => {
@@ -156,7 +158,10 @@ function tcpRules(claim: Claim, place: MatchPlace, context: RuleContext): TcpRul
   const rules: TcpRule[] = []
   const add = (where: string, match: { readonly serverNames: readonly string[]; readonly callers: readonly string[] | undefined }, route: readonly { destination: DestinationSpec; weight: number }[]): void => {
     const backends = route.map(({ destination, weight }) => resolve(destination, route.length === 1 ? 1 : weight, claim, place, where, context))
-    rules.push({ origin, name: where, serverNames: match.serverNames, backends, ...(match.callers === undefined ? {} : { sourceNamespaces: match.callers }) })
+    rules.push({
+      origin, name: where, serverNames: match.serverNames, backends,
+      ...(match.callers === undefined ? {} : { sourceNamespaces: match.callers }),
+    })
   }
   const scoped = (where: string, spec: Parameters<typeof scopeOf>[0] & { readonly destinationSubnets: readonly string[]; readonly sourceSubnet?: string | undefined }): { readonly callers: readonly string[] | undefined } | undefined => {
     const scope = scopeOf(spec, place)
@@ -182,7 +187,10 @@ function tcpRules(claim: Claim, place: MatchPlace, context: RuleContext): TcpRul
   return rules
 }
 
-function resolve(destination: DestinationSpec, weight: number, { virtual, target: routed }: Claim, place: MatchPlace, where: string, { world, destinations, findings }: RuleContext): Backend {
+function resolve(
+  destination: DestinationSpec, weight: number, { virtual, target: routed }: Claim, place: MatchPlace, where: string,
+  { world, destinations, findings }: RuleContext,
+): Backend {
   const { namespace } = virtual.metadata
   const hostname = world.fullHost(destination.host, namespace)
   const target = world.byHost(hostname, namespace)

@@ -122,7 +122,9 @@ export class World {
   }
 }
 
-export function selectsLabels({ matchLabels, matchExpressions }: LabelSelector, labels: Readonly<Record<string, string>>): boolean {
+export function selectsLabels(
+  { matchLabels, matchExpressions }: LabelSelector, labels: Readonly<Record<string, string>>,
+): boolean {
   return matches(matchLabels, labels) && matchExpressions.every(({ key, operator, values }) => {
     const value = Object.hasOwn(labels, key) ? labels[key] : undefined
     switch (operator) {
@@ -138,12 +140,17 @@ function targetsOf(owner: ServiceManifest | ServiceEntryManifest, settings: Tran
   const { namespace } = owner.metadata
   const make = (hostname: string, ports: readonly TargetPort[]): ServiceTarget => ({ key: `${namespace}/${hostname}`, name: { namespace, hostname }, owner, ports })
   if (owner.kind === 'ServiceEntry') {
-    const ports = owner.spec.ports.filter(({ protocol }) => protocol !== 'UDP').map((port: EntryPort) => ({ number: port.number, name: port.name, protocol: entryProtocol(port) }))
+    const ports = owner.spec.ports.filter(({ protocol }) => protocol !== 'UDP').map((port: EntryPort) => ({
+      number: port.number, name: port.name, protocol: entryProtocol(port),
+    }))
     return hostsOf(owner).map((hostname) => make(hostname, ports))
   }
   const ports = owner.spec.ports
     .filter(({ protocol }) => protocol === 'TCP')
-    .map((port) => ({ number: port.port, ...(port.name === undefined ? {} : { name: port.name }), protocol: appProtocolOf(port.appProtocol, port.name, port.port) }))
+    .map((port) => ({
+      number: port.port, ...(port.name === undefined ? {} : { name: port.name }),
+      protocol: appProtocolOf(port.appProtocol, port.name, port.port),
+    }))
   return [make(serviceHostname(owner.metadata, settings), ports)]
 }
 
