@@ -48,6 +48,11 @@ describe('patterns', () => {
     expect(compilePattern('.*').holds('a'.repeat(longestValue + 1))).toBe(false)
   })
 
+  test('more patterns than are kept ready', () => {
+    const many = Array.from({ length: 1_500 }, (_, i) => compilePattern(`/s${i}/[a-z]`))
+    for (const round of ['a', 'b']) for (const [i, pattern] of many.entries()) expect(pattern.holds(`/s${i}/${round}`)).toBe(true)
+  })
+
   test('substitutions', () => {
     const apply = (pattern: string, substitution: string, value: string): string =>
       compileSubstitution(pattern, substitution).apply(value)

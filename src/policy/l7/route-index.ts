@@ -84,9 +84,19 @@ function valueOf(view: RequestView, key: string): string | undefined {
 class Node<E extends Indexed> {
   readonly children = new Map<string, Node<E>>()
   readonly here = new Bucket<E>()
+  /** The only child, found by comparing in place: most tables begin with segments that all rules share. */
+  #only: { readonly segment: string; readonly node: Node<E> } | undefined
+
+  /** The child for the segment of `path` from `start` to `end`. */
+  child(path: string, start: number, end: number): Node<E> | undefined {
+    if (!this.#only) return this.children.get(path.slice(start, end))
+    const { segment, node } = this.#only
+    return end - start === segment.length && path.startsWith(segment, start) ? node : undefined
+  }
 
   seal(): void {
     this.here.seal()
+    if (this.children.size === 1) for (const [segment, node] of this.children) this.#only = { segment, node }
     for (const child of this.children.values()) child.seal()
   }
 }
@@ -113,7 +123,7 @@ export class RouteIndex<E extends Indexed> {
     while (node.children.size > 0 && start <= path.length) {
       const slash = path.indexOf('/', start)
       const end = slash < 0 ? path.length : slash
-      const child = node.children.get(path.slice(start, end))
+      const child = node.child(path, start, end)
       if (!child) break
       best = child.here.first(view, best)
       node = child

@@ -7,9 +7,9 @@ import { hostOf, parseCookies, parseQuery, type RequestHead } from './request-he
 import { compileNamed, compileValue } from './value-match.ts'
 import { MeshError } from '../../core/errors.ts'
 
-/** A request with what several rules want to know of it, read once. Reused between requests by the table. */
+/** A request with what several rules want to know of it, read once. */
 export class RequestView {
-  head: RequestHead
+  readonly head: RequestHead
   #query: ReadonlyMap<string, string> | undefined
   #cookies: ReadonlyMap<string, string> | undefined
   #folded: string | undefined

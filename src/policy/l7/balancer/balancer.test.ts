@@ -180,8 +180,10 @@ describe('peak EWMA', () => {
 })
 
 // The bound: own share of the removed one, and for the table a little that reshuffles (the paper measures a few percent).
-describe.each([['ring', () => new RingHashBalancer(65_536), 0],
-  ['maglev', () => new MaglevBalancer(65_537), 0.05]] as const)('%s', (_, make, extra) => {
+describe.each([
+  ['ring', () => new RingHashBalancer(65_536), 0], ['full ring', () => new RingHashBalancer(1024), 0.1],
+  ['maglev', () => new MaglevBalancer(65_537), 0.05],
+] as const)('%s', (_, make, extra) => {
   const place = (endpoints: readonly Endpoint[], keys: readonly number[]): (string | undefined)[] => {
     const balancer: Balancer = make()
     balancer.update(endpoints)
