@@ -2,7 +2,10 @@
 import type { Http2Session } from 'node:http2'
 import type { Clock } from '../core/clock.ts'
 
-/** `onDead` is called at most once, with the session still to be destroyed. Returns how to stop. */
+/**
+ * `onDead` is called at most once. The session may have destroyed itself by then without a word: where nghttp2 finds an error while
+ * Node has bytes to write, neither 'error' nor 'close' comes, and the connection below would stay for ever. Returns how to stop.
+ */
 export function keepAlive(
   session: Http2Session,
   clock: Clock,
@@ -12,7 +15,11 @@ export function keepAlive(
   let isStopped = false
   let cancel = clock.after(pingIntervalMs, ping)
   function ping(): void {
-    if (isStopped || session.destroyed) return
+    if (isStopped) return
+    if (session.destroyed) {
+      onDead()
+      return
+    }
     cancel = clock.after(pingTimeoutMs, () => {
       if (!isStopped) onDead()
     })

@@ -102,7 +102,7 @@ function frames(dice: Dice): Buffer[] {
   }
 }
 
-test('sessions that somebody made up', async () => {
+test('sessions that somebody made up', { timeout: 60_000 }, async () => {
   const dice = new Dice(seed)
   const before = bench.server.connections
   const endsAt = performance.now() + forMs
@@ -122,7 +122,8 @@ test('sessions that somebody made up', async () => {
   }
   await Promise.all(Array.from({ length: 8 }, peer))
   expect(sessions).toBeGreaterThan(50)
-  await until(() => bench.server.connections === before)
+  // Sessions that Node gave up without a word are found by the next ping.
+  await until(() => bench.server.connections === before, 15_000)
   expect(bench.server.streams).toBe(1)
   await isUnharmed()
 })
