@@ -46,6 +46,9 @@ const codes = {
   OVERLOADED: { level: 'warn', retry: 'always', hint: 'A limit that protects this proxy was reached; its name is in `detail`.' },
   POLICY_DENIED: { level: 'info', retry: 'never', hint: 'A policy refuses this connection; `sidestep authz explain` names the rule.' },
   NO_HEALTHY_UPSTREAM: { level: 'info', retry: 'always', hint: 'The service has no endpoint that is ready.' },
+  REQUEST_CUT: { level: 'info', retry: 'never', hint: 'The client gave up, or sent its request too slowly or not as HTTP allows; `detail.because` says which.' },
+  UPSTREAM_RESET: { level: 'info', retry: 'ifReused', hint: 'The backend ended the exchange before it was complete; look at its own log.' },
+  UPSTREAM_TIMEOUT: { level: 'info', retry: 'never', hint: 'The backend did not answer in the time that the route allows.' },
   CLOSED: { level: 'debug', retry: 'never', hint: 'The object was used after it was closed.' },
 } as const satisfies Record<string, CodeEntry>
 
