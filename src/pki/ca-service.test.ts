@@ -187,13 +187,13 @@ describe('the client', () => {
 })
 
 test('a node keeps many identities fresh over the wire', async () => {
-  const manager = new CertificateManager({ ca: clientOf(), logger: silentLogger, ttlSeconds: 2 })
+  const manager = new CertificateManager({ ca: clientOf(), logger: silentLogger, ttlSeconds: 6 })
   try {
     const names = Array.from({ length: 20 }, (_, i) => ({ ...frontend, serviceAccount: `sa-${i}` }))
     const first = await Promise.all(names.map((identity) => manager.get(identity, 10_000)))
     expect(first.map((c) => formatIdentity(c.identity))).toEqual(names.map(formatIdentity))
-    await expect.poll(() => names.every((n, i) => manager.peek(n)?.serial !== first[i]?.serial), { timeout: 5_000 }).toBe(true)
-    expect(names.every((n) => manager.peek(n) !== undefined)).toBe(true)
+    const isRenewed = (name: Identity, i: number): boolean => ![undefined, first[i]?.serial].includes(manager.peek(name)?.serial)
+    await expect.poll(() => names.every(isRenewed), { timeout: 15_000 }).toBe(true)
     await expect(manager.get(admin, 1_000)).rejects.toMatchObject({ message: expect.stringMatching(/none of its pods/) })
   } finally {
     manager.close()
