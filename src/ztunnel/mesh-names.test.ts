@@ -1,3 +1,4 @@
+import { canonicalIp } from '../core/address.ts'
 import { decode, encode } from 'dns-packet'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -155,12 +156,14 @@ test('every name that an address has leads back to that address', () => {
     })
     for (const each of ips) {
       const name = source.hostnameOf(each, 'shop')
-      expect(ask(source, name ?? '', each.includes(':') ? 'AAAA' : 'A')).toEqual([each])
+      const found = ask(source, name ?? '', each.includes(':') ? 'AAAA' : 'A')
+      // dns-packet has its own idea of how an address is written.
+      expect(Array.isArray(found) ? found.map((address) => decodeIp(String(address))) : found).toEqual([each])
     }
-  }))
+  }), { examples: [[[decodeIp('::ffff:1.2.3.4'), '2001:db8::1'], true]] })
 })
 
 /** As the store has addresses: canonical. */
 function decodeIp(text: string): string {
-  return new URL(text.includes(':') ? `http://[${text}]` : `http://${text}`).hostname.replace(/^\[|\]$/g, '')
+  return canonicalIp(text) ?? text
 }
