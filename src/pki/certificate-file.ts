@@ -5,6 +5,7 @@ import { createPrivateKey } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { z } from 'zod'
 import type { CertifiedKey } from '../core/certificates.ts'
+import { DelayedSave } from '../core/delayed-save.ts'
 import { describeError } from '../core/errors.ts'
 import { formatIdentity, parseIdentity } from '../core/identity.ts'
 import type { Logger } from '../core/log.ts'
@@ -49,36 +50,11 @@ function readEntry(entry: unknown, nowMs: number): CertifiedKey[] {
 }
 
 /** Writes what `current` gives, some time after each change and once more at close. */
-export class CertificateKeeper {
-  readonly #path: string
-  readonly #current: () => readonly CertifiedKey[]
-  readonly #logger: Logger
-  readonly #delayMs: number
-  #timer: NodeJS.Timeout | undefined
-  #saving: Promise<void> = Promise.resolve()
-
+export class CertificateKeeper extends DelayedSave {
   constructor(path: string, current: () => readonly CertifiedKey[], logger: Logger, delayMs = 500) {
-    this.#path = path
-    this.#current = current
-    this.#logger = logger
-    this.#delayMs = delayMs
-  }
-
-  changed(): void {
-    this.#timer ??= setTimeout(() => this.#save(), this.#delayMs).unref()
-  }
-
-  /** Resolves when what changed is on disk. */
-  async close(): Promise<void> {
-    if (this.#timer) this.#save()
-    await this.#saving
-  }
-
-  #save(): void {
-    clearTimeout(this.#timer)
-    this.#timer = undefined
-    this.#saving = this.#saving.then(() => saveCertificates(this.#path, this.#current())).catch((error: unknown) => {
-      this.#logger.warn({ path: this.#path, because: describeError(error) }, 'certificates not kept')
+    super({
+      save: () => saveCertificates(path, current()), delayMs,
+      onFailure: (error) => logger.warn({ path, because: describeError(error) }, 'certificates not kept'),
     })
   }
 }

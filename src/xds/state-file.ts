@@ -6,6 +6,7 @@ import type { FileHandle } from 'node:fs/promises'
 import { open, readdir, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
+import { DelayedSave } from '../core/delayed-save.ts'
 import { MeshError, describeError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
 import { decoding, refuse } from './decoded.ts'
@@ -165,41 +166,11 @@ function readBlock(content: Buffer, snapshot: { readonly address: RawResource[];
 }
 
 /** Saves some time after each change, and once more at close; a save that fails is logged and tried again with the next. */
-export class StateKeeper {
-  readonly #options: StateFileOptions
-  readonly #snapshot: () => XdsSnapshot
-  readonly #log: Logger
-  readonly #delayMs: number
-  #timer: NodeJS.Timeout | undefined
-  #saving: Promise<void> = Promise.resolve()
-
+export class StateKeeper extends DelayedSave {
   constructor(options: StateFileOptions, snapshot: () => XdsSnapshot, log: Logger, delayMs = 2_000) {
-    this.#options = options
-    this.#snapshot = snapshot
-    this.#log = log
-    this.#delayMs = delayMs
-  }
-
-  /** Something changed: give it to a client as onChanged. */
-  changed(): void {
-    this.#timer ??= setTimeout(() => this.#save(), this.#delayMs).unref()
-  }
-
-  /** Resolves when what changed is on disk. */
-  async close(): Promise<void> {
-    if (this.#timer) this.#save()
-    await this.#saving
-  }
-
-  #save(): void {
-    clearTimeout(this.#timer)
-    this.#timer = undefined
-    this.#saving = this.#saving.then(async () => {
-      try {
-        await saveState(this.#options, this.#snapshot())
-      } catch (error) {
-        this.#log.warn({ because: describeError(error) }, 'state of the mesh not saved')
-      }
+    super({
+      save: () => saveState(options, snapshot()), delayMs,
+      onFailure: (error) => log.warn({ because: describeError(error) }, 'state of the mesh not saved'),
     })
   }
 }
