@@ -141,13 +141,8 @@ export class PodTraffic {
     let own: Workload | undefined
     let destination: SocketAddr = authority.t === 'address' ? authority.address : local
     const startedMs = performance.now()
+    if (!this.#share.acquire()) throw new MeshError('TOO_MANY_CONNECTIONS', `${limit.open} connections are open, and no more are for this pod`)
     const release = this.#enter()
-    try {
-      if (!this.#share.acquire()) throw new MeshError('TOO_MANY_CONNECTIONS', `${limit.open} connections are open, and no more are for this pod`)
-    } catch (error) {
-      release()
-      throw error
-    }
     const leave = (): void => {
       this.#share.release()
       release()
