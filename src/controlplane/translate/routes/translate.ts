@@ -2,9 +2,9 @@
 // destinations and filters, and what there is to say of each object. Pure: the same objects give the same result in whatever
 // order they come, and no object, however odd, makes it throw.
 import type { RouteCondition } from '../../../model/control-plane-status.ts'
-import type { CacheSpec, RateLimitSpec } from '../../../model/manifest-traffic-policy.ts'
 import { objectKey, type ManifestObject } from '../../../model/manifest.ts'
 import type { DestinationPolicy, GatewayListener, RouteTable } from '../../../model/route.ts'
+import type { RequestFilter } from '../../../model/waypoint-config.ts'
 import { getOrMake } from '../selectors.ts'
 import type { TranslateSettings } from '../settings.ts'
 import type { RefFailure, RouteContext } from './backends.ts'
@@ -19,10 +19,6 @@ import { streamEntries } from './streams.ts'
 import { listenerTables, serviceTable, type ListenerEntries, type PortGroup, type ServicePort } from './tables.ts'
 import { virtualServices } from './virtual-service.ts'
 import { World } from './world.ts'
-
-export type RequestFilter =
-  | { readonly t: 'rateLimit'; readonly spec: Omit<RateLimitSpec, 'targetRefs'> }
-  | { readonly t: 'cache'; readonly spec: Omit<CacheSpec, 'targetRefs'> }
 
 export interface RouteTranslation {
   /** Sorted by key, and of one key the most specific hostnames first. */

@@ -1,0 +1,32 @@
+// What becomes known of one exchange (a request and its answer, or a connection that is carried as it is), told once by whoever
+// knows it; telemetry makes metrics, a log line and a span of it when it ends. Interface only: telemetry/ implements it.
+import type { Service, Workload } from '../model/workload.ts'
+
+/** Why an exchange ended as it did, where we answered ourselves or the backend failed: a closed set, for logs, metrics and spans. */
+export type ExchangeReason =
+  | 'noRoute' | 'routeBroken' | 'noBackend' | 'noHealthyBackend' | 'connectFailure' | 'upstreamReset' | 'upstreamTimeout' | 'requestTimeout'
+  | 'badAnswer' | 'unsendable' | 'overloaded' | 'breakerOpen' | 'rateLimited' | 'limitStoreAway' | 'faultAbort' | 'denied' | 'deniedByProvider'
+  | 'providerAway' | 'tokenMissing' | 'tokenInvalid' | 'keysAway' | 'redirected' | 'responded' | 'fromCache' | 'preflight'
+  | 'clientGone' | 'drained' | 'internal'
+
+export interface Attempt {
+  readonly service: Service | undefined
+  readonly workload: Workload | undefined
+  /** `ip:port`. */
+  readonly address: string
+}
+
+export interface ExchangeRecord {
+  /** `HttpRule.origin` and `.name` of what decided. */
+  routed(rule: { readonly origin: string; readonly name: string } | undefined): void
+  /** The destination whose traffic it counts as: the backend's, once it is chosen. */
+  backend(service: Service | undefined): void
+  /** Before each try; the last one stands. */
+  attempt(attempt: Attempt): void
+  /** The first counts. `detail`: a policy, a rule, a limit, an error's text. */
+  because(reason: ExchangeReason, detail?: string): void
+  /** A header to put on the request that goes on: trace context. */
+  traceHeaders(): readonly (readonly [name: string, value: string])[]
+  /** Audit and dry-run hits of policies. */
+  policyHit(hit: { readonly policy: string; readonly rule: number; readonly as: 'audit' | 'dryRun' }): void
+}
