@@ -1,6 +1,9 @@
 // What becomes known of one exchange (a request and its answer, or a connection that is carried as it is), told once by whoever
 // knows it; telemetry makes metrics, a log line and a span of it when it ends. Interface only: telemetry/ implements it.
 import type { Service, Workload } from '../model/workload.ts'
+import type { HeaderMap } from '../policy/l7/request-head.ts'
+import type { ConnectionContext } from './context.ts'
+import type { Request } from './http/message.ts'
 
 /** Why an exchange ended as it did, where we answered ourselves or the backend failed: a closed set, for logs, metrics and spans. */
 export type ExchangeReason =
@@ -29,4 +32,31 @@ export interface ExchangeRecord {
   traceHeaders(): readonly (readonly [name: string, value: string])[]
   /** Audit and dry-run hits of policies. */
   policyHit(hit: { readonly policy: string; readonly rule: number; readonly as: 'audit' | 'dryRun' }): void
+}
+
+/** How an exchange ended, as the client saw it. */
+export interface ExchangeEnd {
+  /** Of HTTP: 200 for gRPC, 101 for what was upgraded; 0 where the client got none, and for connections. */
+  readonly status: number
+  /** Where the request was gRPC and a status came, in the headers or the trailers. */
+  readonly grpcStatus?: number
+  /** Of bodies, upgraded streams and connections: what came from the client, and what was given to it. */
+  readonly requestBytes: number
+  readonly responseBytes: number
+  /** The answer, or the connection, did not come to its end. */
+  readonly isCut: boolean
+}
+
+/** Begun when a request's head is read or a connection carried; exactly one `finish` counts, the first. */
+export interface LiveRecord extends ExchangeRecord {
+  /** The head of the final answer, as it is given to the client. At most once, and before `finish`. */
+  answered(status: number, headers: HeaderMap): void
+  finish(end: ExchangeEnd): void
+}
+
+export interface RecordFactory {
+  /** Of a request. */
+  begin(request: Request<ConnectionContext>): LiveRecord
+  /** Of a connection that is carried as it is. */
+  carry(context: ConnectionContext): LiveRecord
 }
