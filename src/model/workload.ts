@@ -67,6 +67,8 @@ export interface Workload {
   readonly locality: Locality
   readonly hostname?: string
   readonly waypoint?: GatewayAddress
+  /** Its waypoint is skipped while it has no ready endpoint, and need not have been passed; absent: nobody gets past it. */
+  readonly waypointFailure?: 'open'
   readonly networkGateway?: GatewayAddress
   readonly applicationTunnel?: { readonly protocol: 'none' | 'proxy'; readonly port?: number }
   /** `namespace/name` of WORKLOAD_SELECTOR policies that apply. */
@@ -91,6 +93,8 @@ export interface Service {
   readonly waypoint?: GatewayAddress
   /** Waypoints to choose from by weight for each new connection; they come before `waypoint`. */
   readonly weightedWaypoints?: readonly { readonly destination: GatewayAddress; readonly weight: number }[]
+  /** The waypoint is skipped while it has no ready endpoint; absent: connections are refused then. */
+  readonly waypointFailure?: 'open'
   readonly loadBalancing?: {
     readonly routingPreference: readonly Scope[]
     readonly mode: LoadBalancingMode

@@ -13,7 +13,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sidestep_workload.proto.
  */
 export const file_sidestep_workload: GenFile = /*@__PURE__*/
-  fileDesc("ChdzaWRlc3RlcF93b3JrbG9hZC5wcm90bxIUc2lkZXN0ZXAud29ya2xvYWQudjEirgEKEFNlcnZpY2VFeHRlbnNpb24SEgoKcG9ydF9uYW1lcxgBIAMoCRJCChJjbGllbnRfaXBfYWZmaW5pdHkYAiABKAsyJi5zaWRlc3RlcC53b3JrbG9hZC52MS5DbGllbnRJcEFmZmluaXR5EhAKCGhlYWRsZXNzGAMgASgIEjAKCXVkcF9wb3J0cxgEIAMoCzIdLnNpZGVzdGVwLndvcmtsb2FkLnYxLlVkcFBvcnQiKwoQQ2xpZW50SXBBZmZpbml0eRIXCg90aW1lb3V0X3NlY29uZHMYASABKA0iJQoHVWRwUG9ydBIMCgRuYW1lGAEgASgJEgwKBHBvcnQYAiABKA0iywEKEVdvcmtsb2FkRXh0ZW5zaW9uEiwKBmVncmVzcxgBIAEoDjIcLnNpZGVzdGVwLndvcmtsb2FkLnYxLkVncmVzcxJSCg5lbmRwb2ludF9uYW1lcxgCIAMoCzI6LnNpZGVzdGVwLndvcmtsb2FkLnYxLldvcmtsb2FkRXh0ZW5zaW9uLkVuZHBvaW50TmFtZXNFbnRyeRo0ChJFbmRwb2ludE5hbWVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASpJCgZFZ3Jlc3MSDwoLVU5TUEVDSUZJRUQQABIJCgVBTExPVxABEgkKBUFVRElUEAISCAoEREVOWRADEg4KClVOUkVBREFCTEUQBGIGcHJvdG8z");
+  fileDesc("ChdzaWRlc3RlcF93b3JrbG9hZC5wcm90bxIUc2lkZXN0ZXAud29ya2xvYWQudjEizQEKEFNlcnZpY2VFeHRlbnNpb24SEgoKcG9ydF9uYW1lcxgBIAMoCRJCChJjbGllbnRfaXBfYWZmaW5pdHkYAiABKAsyJi5zaWRlc3RlcC53b3JrbG9hZC52MS5DbGllbnRJcEFmZmluaXR5EhAKCGhlYWRsZXNzGAMgASgIEjAKCXVkcF9wb3J0cxgEIAMoCzIdLnNpZGVzdGVwLndvcmtsb2FkLnYxLlVkcFBvcnQSHQoVd2F5cG9pbnRfZmFpbHVyZV9vcGVuGAUgASgIIisKEENsaWVudElwQWZmaW5pdHkSFwoPdGltZW91dF9zZWNvbmRzGAEgASgNIiUKB1VkcFBvcnQSDAoEbmFtZRgBIAEoCRIMCgRwb3J0GAIgASgNIuoBChFXb3JrbG9hZEV4dGVuc2lvbhIsCgZlZ3Jlc3MYASABKA4yHC5zaWRlc3RlcC53b3JrbG9hZC52MS5FZ3Jlc3MSUgoOZW5kcG9pbnRfbmFtZXMYAiADKAsyOi5zaWRlc3RlcC53b3JrbG9hZC52MS5Xb3JrbG9hZEV4dGVuc2lvbi5FbmRwb2ludE5hbWVzRW50cnkSHQoVd2F5cG9pbnRfZmFpbHVyZV9vcGVuGAMgASgIGjQKEkVuZHBvaW50TmFtZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBKkkKBkVncmVzcxIPCgtVTlNQRUNJRklFRBAAEgkKBUFMTE9XEAESCQoFQVVESVQQAhIICgRERU5ZEAMSDgoKVU5SRUFEQUJMRRAEYgZwcm90bzM");
 
 /**
  * In the Extension named `sidestep.dev/service`.
@@ -48,6 +48,13 @@ export type ServiceExtension = Message<"sidestep.workload.v1.ServiceExtension"> 
    * @generated from field: repeated sidestep.workload.v1.UdpPort udp_ports = 4;
    */
   udpPorts: UdpPort[];
+
+  /**
+   * A waypoint that has no ready endpoint is skipped. Who does not know it refuses.
+   *
+   * @generated from field: bool waypoint_failure_open = 5;
+   */
+  waypointFailureOpen: boolean;
 };
 
 /**
@@ -115,6 +122,13 @@ export type WorkloadExtension = Message<"sidestep.workload.v1.WorkloadExtension"
    * @generated from field: map<string, string> endpoint_names = 2;
    */
   endpointNames: { [key: string]: string };
+
+  /**
+   * A waypoint that has no ready endpoint is skipped, and need not have been passed. Who does not know it refuses.
+   *
+   * @generated from field: bool waypoint_failure_open = 3;
+   */
+  waypointFailureOpen: boolean;
 };
 
 /**

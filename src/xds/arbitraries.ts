@@ -65,6 +65,7 @@ export const workload: fc.Arbitrary<Workload> = fc.record({
   locality: fc.record({ region: word, zone: word, subzone: word }),
   hostname: name,
   waypoint: gateway,
+  waypointFailure: fc.constant('open' as const),
   networkGateway: gateway,
   applicationTunnel: fc.record(
     { protocol: fc.constantFrom('none' as const, 'proxy' as const), port: fc.integer({ min: 1, max: 65_535 }) },
@@ -92,6 +93,7 @@ export const service: fc.Arbitrary<Service> = fc.record({
   udpPorts: fc.array(fc.record({ name: word, port }), { minLength: 1, maxLength: 2 }),
   subjectAltNames: fc.array(word, { maxLength: 2 }),
   waypoint: gateway,
+  waypointFailure: fc.constant('open' as const),
   weightedWaypoints: fc.array(fc.record({ destination: gateway, weight: fc.nat() }), { minLength: 1, maxLength: 2 }),
   loadBalancing: fc.record({
     routingPreference: fc.array(

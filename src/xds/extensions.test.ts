@@ -34,12 +34,12 @@ function workloadWith(...extensions: readonly Wire[]) {
 describe('on Istio\'s wire', () => {
   test('our extensions change no other field, and what has none of our facts has no extension', () => {
     fc.assert(fc.property(workload, service, (aWorkload, aService) => {
-      const { egress, endpointNames, ...plainWorkload } = aWorkload
-      const { sessionAffinity, isHeadless, udpPorts, ...rest } = aService
+      const { egress, endpointNames, waypointFailure, ...plainWorkload } = aWorkload
+      const { sessionAffinity, isHeadless, udpPorts, waypointFailure: serviceFailure, ...rest } = aService
       const plainService = { ...rest, ports: rest.ports.map(({ servicePort, targetPort, appProtocol }) => ({ servicePort, targetPort, appProtocol })) }
       const pairs = [
-        [encodeWorkload(aWorkload), encodeWorkload(plainWorkload), egress !== undefined || endpointNames !== undefined],
-        [encodeService(aService), encodeService(plainService), sessionAffinity !== undefined || isHeadless || udpPorts !== undefined || rest.ports.some(({ name }) => name !== undefined)],
+        [encodeWorkload(aWorkload), encodeWorkload(plainWorkload), egress !== undefined || endpointNames !== undefined || waypointFailure !== undefined],
+        [encodeService(aService), encodeService(plainService), sessionAffinity !== undefined || isHeadless || udpPorts !== undefined || serviceFailure !== undefined || rest.ports.some(({ name }) => name !== undefined)],
       ] as const
       for (const [bytes, plain, hasFacts] of pairs) {
         const seen = fromBinary(AddressSchema, bytes)
@@ -55,7 +55,7 @@ describe('on Istio\'s wire', () => {
     for (const extensions of [[], [foreign], [{ name: '' }]]) {
       const decoded = [serviceWith(...extensions), workloadWith(...extensions)]
       expect(decoded).toMatchObject([{ ok: true }, { ok: true }])
-      for (const key of ['sessionAffinity', 'isHeadless', 'udpPorts', 'egress', 'endpointNames', '"name":"']) {
+      for (const key of ['sessionAffinity', 'isHeadless', 'udpPorts', 'egress', 'endpointNames', 'waypointFailure', '"name":"']) {
         expect(JSON.stringify(decoded).replaceAll('"name":""', '')).not.toContain(key)
       }
     }
@@ -98,9 +98,9 @@ describe('what is broken of ours', () => {
 test('a service and an endpoint come back with everything that ours says', () => {
   const named = aService('db', {
     ports: [{ servicePort: 80, targetPort: 8080, appProtocol: 'http11', name: 'http' }, { servicePort: 81, targetPort: 81, appProtocol: 'tcp' }],
-    sessionAffinity: { kind: 'clientIp', timeoutSeconds: 60 }, isHeadless: true, udpPorts: [{ name: 'dns', port: 53 }],
+    sessionAffinity: { kind: 'clientIp', timeoutSeconds: 60 }, isHeadless: true, udpPorts: [{ name: 'dns', port: 53 }], waypointFailure: 'open',
   })
   expect(decodeAddress(encodeService(named))).toEqual({ ok: true, value: { kind: 'service', service: named } })
-  const endpoint = aWorkload('db-0', { egress: 'audit', endpointNames: new Map([['shop/db.shop.svc.cluster.local', 'db-0']]) })
+  const endpoint = aWorkload('db-0', { egress: 'audit', endpointNames: new Map([['shop/db.shop.svc.cluster.local', 'db-0']]), waypointFailure: 'open' })
   expect(decodeAddress(encodeWorkload(endpoint))).toEqual({ ok: true, value: { kind: 'workload', workload: endpoint } })
 })

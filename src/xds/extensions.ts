@@ -44,30 +44,32 @@ function find<T extends DescMessage>(list: readonly Extension[], name: string, s
   }
 }
 
-export function serviceExtensions({ ports, sessionAffinity, isHeadless, udpPorts = [] }: Service): ExtensionShape[] {
+export function serviceExtensions({ ports, sessionAffinity, isHeadless, udpPorts = [], waypointFailure }: Service): ExtensionShape[] {
   const isNamed = ports.some(({ name }) => name !== undefined)
-  if (!isNamed && !sessionAffinity && !isHeadless && udpPorts.length === 0) return []
+  if (!isNamed && !sessionAffinity && !isHeadless && udpPorts.length === 0 && !waypointFailure) return []
   return extension(serviceExtensionName, ServiceExtensionSchema, {
     portNames: isNamed ? ports.map(({ name = '' }) => name) : [],
     ...(sessionAffinity ? { clientIpAffinity: { timeoutSeconds: sessionAffinity.timeoutSeconds } } : {}),
     headless: isHeadless ?? false,
     udpPorts: udpPorts.map((port) => ({ ...port })),
+    waypointFailureOpen: waypointFailure === 'open',
   })
 }
 
 /** What the extension adds, and the ports with their names. */
-export type ServiceFacts = Pick<Service, 'ports' | 'sessionAffinity' | 'isHeadless' | 'udpPorts'>
+export type ServiceFacts = Pick<Service, 'ports' | 'sessionAffinity' | 'isHeadless' | 'udpPorts' | 'waypointFailure'>
 
 export function serviceFacts(list: readonly Extension[], ports: readonly ServicePort[]): ServiceFacts {
   const found = list.length === 0 ? undefined : find(list, serviceExtensionName, ServiceExtensionSchema)
   if (!found) return { ports }
-  const { portNames, clientIpAffinity, headless, udpPorts } = found
+  const { portNames, clientIpAffinity, headless, udpPorts, waypointFailureOpen } = found
   if (portNames.length > 0 && portNames.length !== ports.length) refuse(`${portNames.length} names for ${ports.length} ports`)
   return {
     ports: portNames.length === 0 ? ports : ports.map((port, i) => (portNames[i] ? { ...port, name: portNames[i] } : port)),
     ...(clientIpAffinity ? { sessionAffinity: { kind: 'clientIp', timeoutSeconds: clientIpAffinity.timeoutSeconds } } : {}),
     ...(headless ? { isHeadless: true } : {}),
     ...(udpPorts.length > 0 ? { udpPorts: udpPorts.map(({ name, port }) => ({ name, port: udpPort(port) })) } : {}),
+    ...(waypointFailureOpen ? { waypointFailure: 'open' } : {}),
   }
 }
 
@@ -75,19 +77,23 @@ function udpPort(port: number): number {
   return port > 65_535 ? refuse(`UDP port ${port} is not a port`) : port
 }
 
-export function workloadExtensions({ egress, endpointNames }: Workload): ExtensionShape[] {
-  if (egress === undefined && !endpointNames?.size) return []
+export function workloadExtensions({ egress, endpointNames, waypointFailure }: Workload): ExtensionShape[] {
+  if (egress === undefined && !endpointNames?.size && !waypointFailure) return []
   return extension(workloadExtensionName, WorkloadExtensionSchema, {
     egress: egress === undefined ? Egress.UNSPECIFIED : egressValues[egress],
     endpointNames: Object.fromEntries([...(endpointNames ?? [])].sort(([a], [b]) => (a < b ? -1 : 1))),
+    waypointFailureOpen: waypointFailure === 'open',
   })
 }
 
-export function workloadFacts(list: readonly Extension[]): Pick<Workload, 'egress' | 'endpointNames'> {
+export function workloadFacts(list: readonly Extension[]): Pick<Workload, 'egress' | 'endpointNames' | 'waypointFailure'> {
   const found = list.length === 0 ? undefined : find(list, workloadExtensionName, WorkloadExtensionSchema)
   if (!found) return {}
   const egress = found.egress === Egress.UNSPECIFIED ? undefined : (egressSettings[found.egress] ?? 'unreadable')
   const names = Object.entries(found.endpointNames)
   for (const [service, label] of names) if (!dnsLabel.test(label)) refuse(`${JSON.stringify(label)} is no name for an endpoint of ${service}`)
-  return { ...(egress ? { egress } : {}), ...(names.length > 0 ? { endpointNames: new Map(names) } : {}) }
+  return {
+    ...(egress ? { egress } : {}), ...(names.length > 0 ? { endpointNames: new Map(names) } : {}),
+    ...(found.waypointFailureOpen ? { waypointFailure: 'open' } : {}),
+  }
 }
