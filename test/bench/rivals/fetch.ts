@@ -2,11 +2,12 @@
 // build/rivals and never installed: no service starts, nothing of the host changes. What cannot be had is a sentence for
 // the report, not the end of the bench.
 import { createHash } from 'node:crypto'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { chmodSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describeError, MeshError } from '../../../src/core/errors.ts'
 import { mustRun, runCommand } from '../../../src/local/command.ts'
+import { unpackDebianPackages, unpackOnce } from '../../helpers/unpack.ts'
 
 const store = fileURLToPath(new URL('../../../build/rivals', import.meta.url))
 
@@ -39,36 +40,12 @@ async function orWhyNot<T>(name: string, fetch: () => Promise<{ version: string;
   }
 }
 
-/** Fills `directory` in one step, so that a fetch that was interrupted leaves nothing half. Does nothing if it is there. */
-async function unpackOnce(directory: string, mayFetch: boolean, unpack: (into: string) => Promise<void>): Promise<void> {
-  if (existsSync(directory)) return
-  if (!mayFetch) throw new MeshError('NOT_FOUND', 'it has not been fetched yet')
-  mkdirSync(store, { recursive: true })
-  const partial = mkdtempSync(`${directory}.`)
-  try {
-    await unpack(partial)
-    // Somebody else may have been quicker, with the same.
-    if (!existsSync(directory)) renameSync(partial, directory)
-  } finally {
-    rmSync(partial, { recursive: true, force: true })
-  }
-}
-
 /** nginx of the Debian release we run on, with the module for TCP; its signature is checked by apt. */
 export function fetchNginx(mayFetch = true): Promise<Fetched<NginxFiles>> {
   return orWhyNot('nginx', async () => {
     const directory = join(store, 'nginx')
     await unpackOnce(directory, mayFetch, async (into) => {
-      // apt downloads into the current directory; the lists may be missing or old.
-      const download = ['sh', '-c', 'cd "$0" && apt-get download -q "$@"', into, ...debianPackages]
-      if ((await runCommand(download, { timeoutMs })).code !== 0) {
-        await mustRun(['apt-get', 'update', '-q'], { timeoutMs })
-        await mustRun(download, { timeoutMs })
-      }
-      for (const name of readdirSync(into).filter((name) => name.endsWith('.deb'))) {
-        await mustRun(['dpkg-deb', '-x', join(into, name), into])
-        rmSync(join(into, name))
-      }
+      await unpackDebianPackages(debianPackages, into)
     })
     const files = { binary: join(directory, 'usr/sbin/nginx'), streamModule: join(directory, 'usr/lib/nginx/modules/ngx_stream_module.so') }
     const { code, stderr } = await runCommand([files.binary, '-v'])
