@@ -14,10 +14,10 @@ import { startAdmin } from '../ztunnel/admin.ts'
 import { configSchema, readConfig, variables } from '../ztunnel/config.ts'
 import type { Config } from '../ztunnel/config.ts'
 import { fromIstio } from '../ztunnel/istio-environment.ts'
-import { logMetrics } from '../ztunnel/telemetry/component-metrics.ts'
-import { LogLevels } from '../ztunnel/telemetry/log-levels.ts'
-import { textLogger } from '../ztunnel/telemetry/log-text.ts'
-import { processMetrics } from '../ztunnel/telemetry/process-metrics.ts'
+import { logMetrics } from '../member/telemetry/component-metrics.ts'
+import { LogLevels } from '../member/log-levels.ts'
+import { textLogger } from '../member/telemetry/log-text.ts'
+import { processMetrics } from '../member/telemetry/process-metrics.ts'
 import { ZtunnelMetrics } from '../ztunnel/telemetry/metrics.ts'
 import { openSpans } from '../ztunnel/telemetry/spans.ts'
 import { ztunnelSource } from '../ztunnel/ztunnel-source.ts'
@@ -29,7 +29,7 @@ const logEveryMs = 100
 async function run(config: Config): Promise<void> {
   const version = packageVersion()
   const metrics = new ZtunnelMetrics()
-  processMetrics(metrics, version)
+  processMetrics(metrics, 'ztunnel', version)
   // Written beside the traffic, and many lines at once: a line for each connection would otherwise be a system call and the waking
   // of a thread between two of them, a fifth of what a short connection costs, and a log that nobody reads would stop the node.
   // What is waiting is written at exit; beyond 16 MiB it is dropped and counted.

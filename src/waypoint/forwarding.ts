@@ -1,13 +1,12 @@
 // The seam between deciding about a request and sending it: what the phases ask of the upstream side. Interface only: upstream/
 // implements it with endpoints, balancing, breakers, retries and pools.
-import type { Duplex } from 'node:stream'
+import type { Duplex, Readable } from 'node:stream'
 import type { HttpRule, TrafficPolicy } from '../model/route.ts'
 import type { Service, Workload } from '../model/workload.ts'
 import type { HeaderMap } from '../policy/l7/request-head.ts'
 import type { ConnectionContext } from './context.ts'
 import type { Request, Trailers } from './http/message.ts'
 import type { ExchangeReason, ExchangeRecord } from './record.ts'
-import type { Readable } from 'node:stream'
 
 /** Where a request goes. An endpoint is chosen among a service's; a workload is one. */
 export type BackendTarget =

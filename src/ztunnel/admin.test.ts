@@ -14,7 +14,7 @@ import { certificateViewSchema, connectionViewSchema, explainAnswerSchema, polic
 import { make } from '../pki/testing.ts'
 import { startAdmin } from './admin.ts'
 import type { AdminOptions, AdminServers } from './admin.ts'
-import { listenUnix } from './admin-listener.ts'
+import { listenUnix } from '../member/admin-listener.ts'
 import { shop, testSource, workload } from './testing-admin.ts'
 import type { TestSource } from './testing-admin.ts'
 import { ZtunnelMetrics } from './telemetry/metrics.ts'

@@ -7,7 +7,7 @@ import type { ConnectRequest } from '../hbone/server-session.ts'
 import type { Workload } from '../model/workload.ts'
 import { testService, testWorkload } from '../policy/test-fixtures.ts'
 import { deliveryOf, sourceOf } from './inbound.ts'
-import { MeshState } from './mesh-state.ts'
+import { MeshState } from '../member/mesh-state.ts'
 
 const peerIdentity = { trustDomain: 'cluster.local', namespace: 'shop', serviceAccount: 'web' }
 const client: ClientAddr = { ip: '10.0.0.9', port: 4_000 }

@@ -10,10 +10,10 @@ import type { ConnectRequest } from '../hbone/server-session.ts'
 import { serviceKey } from '../model/workload.ts'
 import type { Workload } from '../model/workload.ts'
 import type { Verdict } from '../policy/rbac.ts'
-import { workloadOf } from './baggage.ts'
-import type { MeshState } from './mesh-state.ts'
+import { workloadOf } from '../member/baggage.ts'
+import type { MeshState } from '../member/mesh-state.ts'
 import { proxyHeader } from './proxy-protocol.ts'
-import type { Peer } from './telemetry/labels.ts'
+import type { Peer } from '../member/telemetry/labels.ts'
 
 export interface InboundRequest {
   readonly client: ClientAddr

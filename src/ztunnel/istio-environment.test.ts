@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { assert, constantFrom, dictionary, property, string } from 'fast-check'
 import { expect, test } from 'vitest'
 import { configSchema, readConfig, secretSettings } from './config.ts'
-import { caOptionsOf, nodeOf, rootsOf, xdsOptionsOf } from './control-plane-options.ts'
+import { caOptionsOf, nodeOf, rootsOf, xdsOptionsOf } from '../member/control-plane-options.ts'
 import { fromIstio } from './istio-environment.ts'
 
 /** As the DaemonSet of Istio sets it. */
@@ -23,7 +23,7 @@ test('a DaemonSet of Istio is understood', () => {
     rootsFile: './var/run/secrets/istio/root-cert.pem', caRootsFile: './var/run/secrets/istio/root-cert.pem', tokenFile: './var/run/secrets/tokens/istio-token',
     token: '', accessLog: 'text', captureDns: true, certificateTtlSeconds: 86_400, trustDomain: 'cluster.local',
   })
-  expect(nodeOf(config)).toEqual({
+  expect(nodeOf(config, 'ztunnel')).toEqual({
     id: 'ztunnel~10.1.2.3~ztunnel-abcde.istio-system~istio-system.svc.cluster.local',
     metadata: { ENABLE_HBONE: 'true', NAME: 'ztunnel-abcde', NAMESPACE: 'istio-system', NODE_NAME: 'worker-1', CLUSTER_ID: 'east', INSTANCE_IPS: '10.1.2.3' },
   })
@@ -124,7 +124,7 @@ test('whatever is in the environment: settings that exist, or BAD_CONFIG', () =>
     for (const key of [...Object.keys(settings), ...Object.keys(origins)]) expect(Object.keys(configSchema.shape)).toContain(key)
     try {
       const config = readConfig(given)
-      xdsOptionsOf(config)
+      xdsOptionsOf(config, 'ztunnel')
       caOptionsOf(config)
     } catch (error) {
       expect(error).toMatchObject({ code: 'BAD_CONFIG' })
@@ -159,12 +159,12 @@ test('control plane and CA have their own roots, names and headers, and one toke
   const config = readConfig({
     XDS_ADDRESS: 'istiod:15012', CA_ADDRESS: 'ca:1', XDS_ROOT_CA: 'SYSTEM', CA_ROOT_CA: '-----BEGIN X', AUTH_TOKEN: 'abc', XDS_HEADER_A: '1', CA_HEADER_B: '2', ALT_XDS_HOSTNAME: 'name',
   })
-  const xds = xdsOptionsOf(config)
+  const xds = xdsOptionsOf(config, 'ztunnel')
   const ca = caOptionsOf(config)
   expect(xds).toMatchObject({ address: 'istiod:15012', serverName: 'name', headers: { a: '1' } })
   expect(ca).toMatchObject({ address: 'ca:1', serverName: 'ca', headers: { b: '2' } })
   expect([await xds.roots(), await ca.roots(), await xds.token?.(), await ca.token?.()]).toEqual([undefined, '-----BEGIN X', 'abc', 'abc'])
   const own = readConfig({ SIDESTEP_XDS_ADDRESS: 'one:1', SIDESTEP_SERVER_NAME: 'n', SIDESTEP_TOKEN_FILE: '/none', SIDESTEP_NODE: 'n1' })
   expect(caOptionsOf(own)).toMatchObject({ address: 'one:1', serverName: 'n', headers: {} })
-  expect(nodeOf(own)).toMatchObject({ id: 'ztunnel~1.1.1.1~n1.sidestep-system~sidestep-system.svc.cluster.local', metadata: { NODE_NAME: 'n1', NAMESPACE: 'sidestep-system' } })
+  expect(nodeOf(own, 'ztunnel')).toMatchObject({ id: 'ztunnel~1.1.1.1~n1.sidestep-system~sidestep-system.svc.cluster.local', metadata: { NODE_NAME: 'n1', NAMESPACE: 'sidestep-system' } })
 })

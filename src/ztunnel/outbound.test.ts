@@ -14,7 +14,7 @@ import { freshTraceParent } from '../hbone/traceparent.ts'
 import type { Service, Workload } from '../model/workload.ts'
 import { testService, testWorkload } from '../policy/test-fixtures.ts'
 import { LiveConnections } from './live-connections.ts'
-import { MeshState } from './mesh-state.ts'
+import { MeshState } from '../member/mesh-state.ts'
 import { openUpstream } from './outbound.ts'
 import type { OutboundFacts, Upstream } from './outbound.ts'
 

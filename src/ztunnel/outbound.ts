@@ -18,10 +18,10 @@ import { resolveDestination } from '../policy/destination.ts'
 import type { Destination, Dial, Hop } from '../policy/destination.ts'
 import { egressVerdict, leavesMesh } from '../policy/egress.ts'
 import type { EgressReason } from '../policy/egress.ts'
-import { baggageOf, workloadOf } from './baggage.ts'
+import { baggageOf, workloadOf } from '../member/baggage.ts'
 import type { LiveConnections } from './live-connections.ts'
-import type { MeshState } from './mesh-state.ts'
-import type { PeerWorkload } from './telemetry/labels.ts'
+import type { MeshState } from '../member/mesh-state.ts'
+import type { PeerWorkload } from '../member/telemetry/labels.ts'
 
 /** Endpoints that are tried for one connection. */
 const maxAttempts = 3

@@ -15,19 +15,19 @@ import { abortSocket } from '../kernel/live-socket.ts'
 import { listenInNetns } from '../kernel/sockets.ts'
 import type { PodEnrolment } from '../model/enrolment.ts'
 import type { StoreChange } from '../model/workload-store.ts'
-import { handshakeLimit } from './connection-limit.ts'
-import type { ConnectionLimit, ConnectionShare } from './connection-limit.ts'
+import { handshakeLimit } from '../member/connection-limit.ts'
+import type { ConnectionLimit, ConnectionShare } from '../member/connection-limit.ts'
 import type { Resolver } from '../dns/resolver.ts'
 import { DnsProxy } from './dns-proxy.ts'
 import type { DnsQueryFacts } from './dns-proxy.ts'
-import type { NodeIdentities } from './identities.ts'
+import type { NodeIdentities } from '../member/identities.ts'
 import type { LiveConnections } from './live-connections.ts'
-import type { MeshState } from './mesh-state.ts'
+import type { MeshState } from '../member/mesh-state.ts'
 import { clusterSearchDomains } from './mesh-names.ts'
 import { PodTraffic } from './pod-traffic.ts'
 import type { TrafficStatistics } from './pod-traffic.ts'
-import { addressOf, peerOf } from './socket-address.ts'
-import type { PodCounters } from './telemetry/component-metrics.ts'
+import { addressOf, peerOf } from '../member/socket-address.ts'
+import type { PodCounters } from './telemetry/pod-metrics.ts'
 import type { ZtunnelMetrics } from './telemetry/metrics.ts'
 import type { Spans } from './telemetry/spans.ts'
 
@@ -82,7 +82,8 @@ export class PodProxy {
   readonly #tunnels: { readonly server: HboneServer; readonly identity: Identity } | undefined
   #existing = 0
 
-  private constructor(pod: PodEnrolment, netns: Netns, parts: PodProxyParts) {
+  /** Does nothing yet: whoever asks for the pod by its uid must find this before start() lets the first connection in. */
+  constructor(pod: PodEnrolment, netns: Netns, parts: PodProxyParts) {
     this.pod = pod
     this.netns = netns
     this.#parts = parts
@@ -98,18 +99,18 @@ export class PodProxy {
     this.#tunnels = parts.identities && this.#tunnelServer(parts.identities)
   }
 
-  /** Listens and enrols; when it resolves, capture is in force. Rejects with what failed, leaving nothing half open. */
-  static async start(pod: PodEnrolment, netns: Netns, parts: PodProxyParts): Promise<PodProxy> {
-    const proxy = new PodProxy(pod, netns, parts)
-    try {
-      await proxy.#listen()
-      await proxy.update(pod)
-      return proxy
-    } catch (error) {
-      proxy.#closeListeners()
-      await proxy.#closeTunnels()
-      throw error
-    }
+  /** Listens and enrols; when it resolves, capture is in force. Rejects with what failed: then abandon() it. */
+  async start(): Promise<void> {
+    await this.#listen()
+    await this.update(this.pod)
+  }
+
+  /** Takes nothing new; also of one that did not start, but took connections meanwhile. Resolves when the last has ended. */
+  async abandon(): Promise<void> {
+    this.#closeListeners()
+    await Promise.all([this.#tunnels?.server.drain(), this.#traffic.idle(), this.#dns.close()])
+    await this.#closeTunnels()
+    this.netns.close()
   }
 
   #tunnelServer(identities: NodeIdentities): { readonly server: HboneServer; readonly identity: Identity } {
@@ -226,15 +227,7 @@ export class PodProxy {
   async drain(): Promise<void> {
     // What the kernel had queued for us before the successor's listeners took over.
     await new Promise((resolve) => setTimeout(resolve, replacedListenerMs))
-    this.#closeListeners()
-    await Promise.all([this.#tunnels?.server.drain(), this.#traffic.idle(), this.#dns.close()])
-    await this.#closeTunnels()
-    this.netns.close()
-  }
-
-  /** Cuts what is carried. */
-  cut(): void {
-    for (const [, connection] of this.#parts.live.entries()) if (connection.podUid === this.pod.uid) connection.cut('closedByDrain')
+    await this.abandon()
   }
 }
 

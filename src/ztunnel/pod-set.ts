@@ -21,9 +21,9 @@ export class PodSet {
   readonly #parts: PodProxyParts
   readonly #logger: Logger
   readonly #proxies = new Map<string, PodProxy>()
-  /** Inodes of namespaces whose capture is being set up. */
-  readonly #starting = new Set<bigint>()
-  /** Un-enrolled, with connections still being carried. */
+  /** Whose capture is being set up. In a handover each listener takes connections from the moment on when it is registered. */
+  readonly #starting = new Set<PodProxy>()
+  /** Un-enrolled, or never quite captured, with connections still being carried. */
   readonly #draining = new Set<PodProxy>()
 
   constructor(parts: PodProxyParts) {
@@ -42,23 +42,30 @@ export class PodSet {
     }
     // Same pod, new namespace: its sandbox was made anew.
     if (known) this.delete(pod.uid)
-    this.#starting.add(netns.inode)
+    const proxy = new PodProxy(pod, netns, this.#parts)
+    this.#starting.add(proxy)
     try {
-      const proxy = await PodProxy.start(pod, netns, this.#parts)
+      await proxy.start()
       this.#proxies.set(pod.uid, proxy)
       this.#parts.podCounters.started()
       this.#logger.info({ 'pod.name': pod.name, 'pod.namespace': pod.namespace, existing: proxy.statistics().existing }, 'pod captured')
       return proxy.statistics().existing
     } catch (error) {
-      netns.close()
+      this.#draining.add(proxy)
+      void proxy.abandon().finally(() => this.#draining.delete(proxy))
       throw error
     } finally {
-      this.#starting.delete(netns.inode)
+      this.#starting.delete(proxy)
     }
   }
 
   #isCaptured(inode: bigint): boolean {
-    return this.#starting.has(inode) || [...this.#proxies.values()].some(({ netns }) => netns.inode === inode)
+    return [...this.#starting, ...this.#proxies.values()].some(({ netns }) => netns.inode === inode)
+  }
+
+  /** Whoever may carry a connection. */
+  #all(): PodProxy[] {
+    return [...this.#proxies.values(), ...this.#starting, ...this.#draining]
   }
 
   /** Ends the pod's capture at once; connections being carried go on in the background. */
@@ -86,8 +93,7 @@ export class PodSet {
 
   /** The mesh changed: live connections are judged again. */
   recheck(changes: readonly StoreChange[]): void {
-    for (const proxy of this.#proxies.values()) proxy.recheck(changes)
-    for (const proxy of this.#draining) proxy.recheck(changes)
+    for (const proxy of this.#all()) proxy.recheck(changes)
   }
 
   /** A successor serves the pods now. Resolves when the last connection has ended. */
@@ -102,12 +108,12 @@ export class PodSet {
   }
 
   #find(uid: string): PodProxy | undefined {
-    return this.#proxies.get(uid) ?? [...this.#draining].find(({ pod }) => pod.uid === uid)
+    return this.#proxies.get(uid) ?? this.#all().find(({ pod }) => pod.uid === uid)
   }
 
   /** Tunnel connections of others to the pods. */
   get serverConnections(): number {
-    return [...this.#proxies.values(), ...this.#draining].reduce((sum, proxy) => sum + proxy.serverConnections, 0)
+    return this.#all().reduce((sum, proxy) => sum + proxy.serverConnections, 0)
   }
 
   /** Pods whose capture is in force, and those for which it is being made. */
@@ -119,7 +125,7 @@ export class PodSet {
     return this.#starting.size
   }
 
-  /** Of a pod that is captured, or whose last connections are being carried. */
+  /** Of a pod that is captured or just being, or whose last connections are being carried. */
   netnsOf(uid: string): Netns | undefined {
     return this.#find(uid)?.netns
   }

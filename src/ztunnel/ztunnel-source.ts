@@ -10,8 +10,8 @@ import { certificateSummary } from './admin-views.ts'
 import { configSchema, secretSettings } from './config.ts'
 import type { Config } from './config.ts'
 import type { LiveConnection } from './live-connections.ts'
-import type { LogLevels } from './telemetry/log-levels.ts'
-import type { Peer } from './telemetry/labels.ts'
+import type { LogLevels } from '../member/log-levels.ts'
+import type { Peer } from '../member/telemetry/labels.ts'
 import type { Ztunnel } from './ztunnel.ts'
 
 export interface ZtunnelSourceOptions {

@@ -18,18 +18,19 @@ import { workloadIdentity } from '../model/workload-store.ts'
 import { CaClient } from '../pki/ca-client.ts'
 import { AgentClient } from './agent-client.ts'
 import type { Config } from './config.ts'
-import { caOptionsOf, xdsOptionsOf } from './control-plane-options.ts'
-import { ConnectionLimit, doorLimit, limitFromOpenFiles } from './connection-limit.ts'
-import { NodeIdentities } from './identities.ts'
+import { caOptionsOf, xdsOptionsOf } from '../member/control-plane-options.ts'
+import { ConnectionLimit, doorLimit, limitFromOpenFiles } from '../member/connection-limit.ts'
+import { NodeIdentities } from '../member/identities.ts'
 import { LiveConnections } from './live-connections.ts'
 import { MeshNames } from './mesh-names.ts'
-import { MeshState } from './mesh-state.ts'
+import { MeshState } from '../member/mesh-state.ts'
 import { NameLookup } from './name-lookup.ts'
 import type { DnsQueryFacts } from './dns-proxy.ts'
 import { PodSet } from './pod-set.ts'
-import { certificateMetrics, countedAuthority, dnsMetrics, hookMetrics, limitMetrics, podMetrics, xdsMetrics } from './telemetry/component-metrics.ts'
-import type { DnsCounters } from './telemetry/component-metrics.ts'
-import { hboneEvents, poolMetrics } from './telemetry/tunnel-metrics.ts'
+import { certificateMetrics, countedAuthority, limitMetrics, xdsMetrics } from '../member/telemetry/component-metrics.ts'
+import { dnsMetrics, hookMetrics, podMetrics } from './telemetry/pod-metrics.ts'
+import type { DnsCounters } from './telemetry/pod-metrics.ts'
+import { hboneEvents, poolMetrics } from '../member/telemetry/tunnel-metrics.ts'
 import type { ZtunnelMetrics } from './telemetry/metrics.ts'
 import type { Spans } from './telemetry/spans.ts'
 import { ZdsClient } from './zds-client.ts'
@@ -166,7 +167,7 @@ function isMeshed({ xdsAddress }: Config): boolean {
 }
 
 function xdsOptions(config: Config): ConstructorParameters<typeof MeshState>[0]['xds'] {
-  return isMeshed(config) ? xdsOptionsOf(config) : undefined
+  return isMeshed(config) ? xdsOptionsOf(config, 'ztunnel') : undefined
 }
 
 /** Istio's node agent where its socket is named, else our own. */

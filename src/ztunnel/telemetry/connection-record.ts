@@ -6,11 +6,11 @@ import { formatAddr } from '../../core/address.ts'
 import { describeError, MeshError } from '../../core/errors.ts'
 import { formatIdentity } from '../../core/identity.ts'
 import type { Logger } from '../../core/log.ts'
-import type { Peer, PeerWorkload, TrafficFacts } from './labels.ts'
-import { reasonOf, responseFlag, trafficLabels } from './labels.ts'
-import { logText } from './log-text.ts'
+import type { Peer, PeerWorkload, TrafficFacts } from '../../member/telemetry/labels.ts'
+import { reasonOf, responseFlag, trafficLabels } from '../../member/telemetry/labels.ts'
+import { logText } from '../../member/telemetry/log-text.ts'
 import type { ZtunnelMetrics } from './metrics.ts'
-import type { ReadBytes, TrafficCounters } from './traffic-metrics.ts'
+import type { ReadBytes, TrafficCounters } from '../../member/telemetry/traffic-metrics.ts'
 
 /** What the policies said of a connection that they let pass. `policy/rbac.ts` has them as Verdict. */
 export interface AllowedBy {

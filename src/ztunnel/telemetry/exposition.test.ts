@@ -7,13 +7,14 @@ import { MeshError } from '../../core/errors.ts'
 import { silentLogger } from '../../core/log.ts'
 import type { HboneEvent } from '../../hbone/events.ts'
 import type { CertificateState } from '../../pki/certificates.ts'
-import { certificateMetrics, countedAuthority, dnsMetrics, hookMetrics, limitMetrics, logMetrics, podMetrics, xdsMetrics } from './component-metrics.ts'
+import { certificateMetrics, countedAuthority, limitMetrics, logMetrics, xdsMetrics } from '../../member/telemetry/component-metrics.ts'
+import { dnsMetrics, hookMetrics, podMetrics } from './pod-metrics.ts'
 import { ConnectionRecord } from './connection-record.ts'
-import { exposition, prefersOpenMetrics } from './exposition.ts'
+import { exposition, prefersOpenMetrics } from '../../member/telemetry/exposition.ts'
 import { ZtunnelMetrics } from './metrics.ts'
-import { processMetrics } from './process-metrics.ts'
+import { processMetrics } from '../../member/telemetry/process-metrics.ts'
 import { openSpans } from './spans.ts'
-import { hboneEvents, poolMetrics } from './tunnel-metrics.ts'
+import { hboneEvents, poolMetrics } from '../../member/telemetry/tunnel-metrics.ts'
 
 let metrics: ZtunnelMetrics
 let stop = (): void => {}
@@ -31,7 +32,7 @@ const value = async (series: string): Promise<number | undefined> => {
 
 /** Everything there is, each with something in it. */
 function registerAll(): void {
-  stop = processMetrics(metrics, '0.1.0 "beta"\\\n')
+  stop = processMetrics(metrics, 'ztunnel', '0.1.0 "beta"\\\n')
   const events: HboneEvent[] = [
     { t: 'handshake', side: 'client', peer, durationMs: 2 }, { t: 'handshakeFailed', side: 'server', because: 'revoked', detail: 'x', remote: 'y' },
     { t: 'sessionClosed', side: 'client', peer, because: 'idle' }, { t: 'streamOpened', side: 'client', isReused: true, durationMs: 1 },
@@ -161,7 +162,7 @@ test('certificates: states, the first expiry, and what the CA answers', async ()
 })
 
 test('a blocked event loop shows', async () => {
-  stop = processMetrics(metrics, '0.1.0')
+  stop = processMetrics(metrics, 'ztunnel', '0.1.0')
   const isLate = async (): Promise<boolean> => {
     const all = await value('sidestep_event_loop_delay_seconds_count')
     const soon = await value('sidestep_event_loop_delay_seconds_bucket{le="0.1"}')

@@ -5,9 +5,9 @@ import type { Logger } from '../../core/log.ts'
 import { silentLogger } from '../../core/log.ts'
 import { ConnectionRecord, recordFailure } from './connection-record.ts'
 import type { ConnectionFacts } from './connection-record.ts'
-import { trafficLabelNames, trafficLabels } from './labels.ts'
-import { LogLevels } from './log-levels.ts'
-import { logText, textLogger } from './log-text.ts'
+import { trafficLabelNames, trafficLabels } from '../../member/telemetry/labels.ts'
+import { LogLevels } from '../../member/log-levels.ts'
+import { logText, textLogger } from '../../member/telemetry/log-text.ts'
 import { ZtunnelMetrics } from './metrics.ts'
 
 const facts: ConnectionFacts = {

@@ -1,13 +1,13 @@
-// Metrics of the parts around the connections: discovery, certificates, DNS, pods, hooks, log. Each function registers its
+// Metrics of the parts around the connections: discovery, certificates, limits, log. Each function registers its
 // metrics once and hands back what the part calls; Istio's names where Istio has one.
 import { MeshError } from '../../core/errors.ts'
 import type { CertificateAuthorityClient, CertificateState } from '../../pki/certificates.ts'
 import type { XdsClientOptions, XdsState } from '../../xds/client-options.ts'
 import { typeUrls } from '../../xds/resource-types.ts'
-import type { ZtunnelMetrics } from './metrics.ts'
+import type { ProxyMetrics } from './metrics.ts'
 
 /** For XdsClientOptions. */
-export function xdsMetrics(metrics: ZtunnelMetrics): Required<Pick<XdsClientOptions, 'onState' | 'onResponse'>> {
+export function xdsMetrics(metrics: ProxyMetrics): Required<Pick<XdsClientOptions, 'onState' | 'onResponse'>> {
   const terminations = metrics.counter('istio_xds_connection_terminations_total', 'Ends of the stream to the control plane, by reason', ['reason'])
   const messages = metrics.counter('istio_xds_message_total', 'Messages of the control plane', ['url'])
   const bytes = metrics.counter('istio_xds_message_bytes_total', 'Bytes of those messages', ['url'])
@@ -40,7 +40,7 @@ export interface CertificateStates {
   load(): { readonly queued: number; readonly running: number }
 }
 
-export function certificateMetrics(metrics: ZtunnelMetrics, certificates: CertificateStates): void {
+export function certificateMetrics(metrics: ProxyMetrics, certificates: CertificateStates): void {
   metrics.gauges('sidestep_certificates', 'Identities on this node, by the state of their certificate', 'state', () => {
     const states: Record<string, number> = { waiting: 0, fetching: 0, ready: 0, failed: 0 }
     for (const { state } of certificates.states()) states[state.t] = (states[state.t] ?? 0) + 1
@@ -54,7 +54,7 @@ export function certificateMetrics(metrics: ZtunnelMetrics, certificates: Certif
 }
 
 /** The CA as it is, counted. */
-export function countedAuthority(metrics: ZtunnelMetrics, ca: CertificateAuthorityClient): CertificateAuthorityClient {
+export function countedAuthority(metrics: ProxyMetrics, ca: CertificateAuthorityClient): CertificateAuthorityClient {
   const requests = metrics.counter('sidestep_certificate_requests_total', 'Certificates asked of the CA, by result: ok, or the code of the failure', ['result'])
   requests.inc({ result: 'ok' }, 0)
   return {
@@ -71,59 +71,14 @@ export function countedAuthority(metrics: ZtunnelMetrics, ca: CertificateAuthori
   }
 }
 
-/** Called for each DNS query of a pod and each time one is sent on. */
-export interface DnsCounters {
-  request(protocol: 'udp' | 'tcp'): void
-  /** `answered` from the mesh, `forwarded`, or `dropped`. */
-  result(result: 'answered' | 'forwarded' | 'dropped'): void
-  upstreamRequest(): void
-  upstreamFailed(): void
-  upstreamAnswered(seconds: number): void
-}
-
-export function dnsMetrics(metrics: ZtunnelMetrics): DnsCounters {
-  const requests = metrics.counter('istio_dns_requests_total', 'DNS queries of pods', ['request_protocol'])
-  const results = metrics.counter('sidestep_dns_results_total', 'DNS queries, by what became of them', ['result'])
-  const upstream = metrics.counter('istio_dns_upstream_requests_total', 'DNS queries sent on to the server that the pod asked', [])
-  const failures = metrics.counter('istio_dns_upstream_failures_total', 'DNS queries sent on and not answered', [])
-  const seconds = metrics.histogram('istio_dns_upstream_request_duration_seconds', 'Time until the server answered', [])
-  for (const protocol of ['udp', 'tcp']) requests.inc({ request_protocol: protocol }, 0)
-  for (const result of ['answered', 'forwarded', 'dropped']) results.inc({ result }, 0)
-  return {
-    request: (protocol) => requests.inc({ request_protocol: protocol }),
-    result: (result) => results.inc({ result }),
-    upstreamRequest: () => upstream.inc({}),
-    upstreamFailed: () => failures.inc({}),
-    upstreamAnswered: (duration) => seconds.observe(duration),
-  }
-}
-
-export interface PodCounters {
-  started(): void
-  stopped(): void
-}
-
-export function podMetrics(metrics: ZtunnelMetrics, counts: { readonly active: () => number; readonly pending: () => number }): PodCounters {
-  metrics.gauge('workload_manager_active_proxy_count', 'Pods that are captured', counts.active)
-  metrics.gauge('workload_manager_pending_proxy_count', 'Pods that are being captured', counts.pending)
-  const started = metrics.counter('workload_manager_proxies_started_total', 'Captures begun', [])
-  const stopped = metrics.counter('workload_manager_proxies_stopped_total', 'Captures ended', [])
-  return { started: () => started.inc({}), stopped: () => stopped.inc({}) }
-}
-
-/** The counters of the eBPF programs, by name. They outlive the process and never go back, but read as a gauge. */
-export function hookMetrics(metrics: ZtunnelMetrics, read: () => Readonly<Record<string, number>>): void {
-  metrics.gauges('sidestep_hook_events', 'What the hooks in the kernel did and refused, since they were loaded', 'event', read)
-}
-
 /** `limit` and how much of it is used. */
-export function limitMetrics(metrics: ZtunnelMetrics, limit: { readonly open: number; readonly limit: number }): void {
+export function limitMetrics(metrics: ProxyMetrics, limit: { readonly open: number; readonly limit: number }): void {
   metrics.gauge('sidestep_connections_open', 'Connections that are carried', () => limit.open)
   metrics.gauge('sidestep_connections_limit', 'Connections that may be carried at once', () => limit.limit)
 }
 
 /** Returns what to call for lines of the log that could not be written in time. */
-export function logMetrics(metrics: ZtunnelMetrics): (lines: number) => void {
+export function logMetrics(metrics: ProxyMetrics): (lines: number) => void {
   const dropped = metrics.counter('sidestep_log_lines_dropped_total', 'Lines of the log that nobody took in time', [])
   dropped.inc({}, 0)
   return (lines) => dropped.inc({}, lines)

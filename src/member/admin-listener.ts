@@ -1,4 +1,4 @@
-// HTTP servers for people and monitoring: small, bounded in connections, sizes and times, and never a reason for the ztunnel
+// HTTP servers for people and monitoring: small, bounded in connections, sizes and times, and never a reason for the proxy
 // not to serve. During an upgrade two ztunnels live on one node: the newer one gets the port when the older one leaves it.
 import { chmodSync, renameSync, rmSync, statSync } from 'node:fs'
 import { createServer } from 'node:http'

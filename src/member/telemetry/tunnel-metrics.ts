@@ -1,11 +1,11 @@
 // Counts what the tunnels report. The pool and the server take the function; they know nothing of Prometheus.
 import type { HboneEvent, HboneEvents, Side } from '../../hbone/events.ts'
-import type { ZtunnelMetrics } from './metrics.ts'
+import type { ProxyMetrics } from './metrics.ts'
 
 const reporterOf = (side: Side): 'source' | 'destination' => (side === 'client' ? 'source' : 'destination')
 
-/** One for each ztunnel: its metrics are registered once. `onEvent` is told everything, too, for logs. */
-export function hboneEvents(metrics: ZtunnelMetrics, onEvent: HboneEvents = () => {}): HboneEvents {
+/** One for each process: its metrics are registered once. `onEvent` is told everything, too, for logs. */
+export function hboneEvents(metrics: ProxyMetrics, onEvent: HboneEvents = () => {}): HboneEvents {
   const handshakes = metrics.counter('sidestep_hbone_handshakes_total', 'Tunnel connections made', ['side'])
   const failures = metrics.counter('sidestep_hbone_handshake_failures_total', 'Tunnel connections that could not be made, by reason', ['side', 'because'])
   const saved = metrics.counter('sidestep_hbone_handshakes_saved_total', 'Connections that found a tunnel connection there already', ['side'])
@@ -53,7 +53,7 @@ export interface PoolView {
 }
 
 /** Depths of pool and queues, read when somebody asks. `serverConnections`: tunnel connections of others to us. */
-export function poolMetrics(metrics: ZtunnelMetrics, pool: PoolView, serverConnections: () => number): void {
+export function poolMetrics(metrics: ProxyMetrics, pool: PoolView, serverConnections: () => number): void {
   metrics.gauges('sidestep_pool_connections', 'Tunnel connections of the pool, by state', 'state', () => {
     const states: Record<string, number> = { ready: 0, draining: 0 }
     for (const { state } of pool.connections()) states[state] = (states[state] ?? 0) + 1

@@ -1,12 +1,12 @@
 // The metrics as text, in the form that the asker prefers. prom-client can do both forms, but only one for a registry's
 // lifetime: asked for OpenMetrics it renames the counters for good. So the one form is made from the other.
-import type { ZtunnelMetrics } from './metrics.ts'
+import type { ProxyMetrics } from './metrics.ts'
 
 const plainType = 'text/plain; version=0.0.4; charset=utf-8'
 const openMetricsType = 'application/openmetrics-text; version=1.0.0; charset=utf-8'
 
 /** `accept`: the header of the request. */
-export async function exposition(metrics: ZtunnelMetrics, accept: string | undefined): Promise<{ readonly type: string; readonly text: string }> {
+export async function exposition(metrics: ProxyMetrics, accept: string | undefined): Promise<{ readonly type: string; readonly text: string }> {
   const plain = await metrics.registry.metrics()
   return prefersOpenMetrics(accept ?? '') ? { type: openMetricsType, text: openMetrics(plain) } : { type: plainType, text: plain }
 }

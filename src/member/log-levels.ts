@@ -1,7 +1,7 @@
 // A level for each component of the log, changed while it runs. Stands between the rooms and the logger that writes, which
 // must let everything pass. What is below its component's level costs one comparison.
-import type { LogLevel } from '../../core/errors.ts'
-import type { Logger } from '../../core/log.ts'
+import type { LogLevel } from '../core/errors.ts'
+import type { Logger } from '../core/log.ts'
 
 const ranks: Readonly<Record<LogLevel, number>> = { debug: 0, info: 1, warn: 2, error: 3 }
 /** The name for everything that is no component. */
