@@ -28,8 +28,10 @@ export interface ExchangeRecord {
   attempt(attempt: Attempt): void
   /** The first counts. `detail`: a policy, a rule, a limit, an error's text. */
   because(reason: ExchangeReason, detail?: string): void
-  /** A header to put on the request that goes on: trace context. */
+  /** Headers to set on the request that goes on, in place of what it has of that name; an empty value means to remove it. Trace context. */
   traceHeaders(): readonly (readonly [name: string, value: string])[]
+  /** A fault rule held the request up for so long. */
+  delayed(ms: number): void
   /** Audit and dry-run hits of policies. */
   policyHit(hit: { readonly policy: string; readonly rule: number; readonly as: 'audit' | 'dryRun' }): void
 }
@@ -49,6 +51,8 @@ export interface ExchangeEnd {
 
 /** Begun when a request's head is read or a connection carried; exactly one `finish` counts, the first. */
 export interface LiveRecord extends ExchangeRecord {
+  /** Of a connection or an upgraded stream, once it stands: where its bytes so far can be read, so that it counts while it lasts. */
+  follow(read: () => readonly [fromClient: number, toClient: number]): void
   /** The head of the final answer, as it is given to the client. At most once, and before `finish`. */
   answered(status: number, headers: HeaderMap): void
   finish(end: ExchangeEnd): void
