@@ -1,17 +1,10 @@
 // Which waypoint stands before a service or a workload: `sidestep.dev/use-waypoint: NAME|none` on itself, else on its namespace.
 // Pure; whether that waypoint is ready is decided elsewhere. A binding that cannot be had is `refused`, not `none`: its
 // owner wanted requests to be looked at, so who follows bindings must not let them pass by.
+import { gatewayNameLabel, useWaypointLabel, waypointForLabel, waypointNamespaceLabel } from '../../../model/gateway-labels.ts'
 import { objectKey, type GatewayManifest } from '../../../model/manifest.ts'
 import { allowsNamespace, roleOf } from './gateways.ts'
 import { ownerName, type World } from './world.ts'
-
-export const useWaypointLabel = 'sidestep.dev/use-waypoint'
-/** Where the waypoint is, if not in the namespace of what uses it. */
-export const waypointNamespaceLabel = 'sidestep.dev/use-waypoint-namespace'
-/** On a waypoint's Gateway: `all` (also without it), `service`, `workload` or `none`. */
-export const waypointForLabel = 'sidestep.dev/waypoint-for'
-/** Kubernetes' name for what belongs to a Gateway. */
-export const gatewayNameLabel = 'gateway.networking.k8s.io/gateway-name'
 
 const istioLabels: Readonly<Record<string, string>> = {
   [useWaypointLabel]: 'istio.io/use-waypoint', [waypointNamespaceLabel]: 'istio.io/use-waypoint-namespace', [waypointForLabel]: 'istio.io/waypoint-for',

@@ -1,5 +1,6 @@
 // Gateways of our classes: which of their listeners are in force, and who may attach what to them. A listener that cannot be told
 // from another one is not served, and neither is the other: guessing would hand one owner's hosts to another.
+import { gatewayRole, type GatewayRole } from '../../../model/gateway-labels.ts'
 import {
   gatewayGroup, type FrontendTls, type ListenerSpec, type NamespacesFrom, type SecretReference,
 } from '../../../model/manifest-gateway.ts'
@@ -8,20 +9,9 @@ import type { GatewayListener } from '../../../model/route.ts'
 import type { Findings } from './findings.ts'
 import { selectsLabels, type World } from './world.ts'
 
-export type GatewayRole = 'waypoint' | 'ingress'
-
-/** Classes that need no GatewayClass, and the controllers of classes by other names. */
-const roles: Readonly<Record<string, GatewayRole>> = { 'sidestep-waypoint': 'waypoint', 'sidestep-ingress': 'ingress' }
-const controllers: Readonly<Record<string, GatewayRole>> = {
-  'sidestep.dev/waypoint': 'waypoint', 'sidestep.dev/ingress': 'ingress',
-}
-
 /** What a Gateway of a class is here; undefined if somebody else serves the class. */
 export function roleOf({ spec: { gatewayClassName } }: GatewayManifest, world: World): GatewayRole | undefined {
-  const known = world.class(gatewayClassName)
-  const table = known ? controllers : roles
-  const key = known ? known.spec.controllerName : gatewayClassName
-  return Object.hasOwn(table, key) ? table[key] : undefined
+  return gatewayRole(gatewayClassName, world.class(gatewayClassName)?.spec.controllerName)
 }
 
 export interface ServedListener {

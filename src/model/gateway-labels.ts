@@ -1,0 +1,33 @@
+// The labels and annotations by which Gateways of ours, and what uses them, say what they want; and which classes are ours. Pure
+// data: what follows from a label is decided where the label is read.
+
+/** On a namespace, service or workload: the waypoint before it, or `none`. */
+export const useWaypointLabel = 'sidestep.dev/use-waypoint'
+/** Where that waypoint is, if not in the same namespace. */
+export const waypointNamespaceLabel = 'sidestep.dev/use-waypoint-namespace'
+/** On a waypoint's Gateway: `all` (also without it), `service`, `workload` or `none`. */
+export const waypointForLabel = 'sidestep.dev/waypoint-for'
+export const waypointFor = ['all', 'service', 'workload', 'none'] as const
+export type WaypointFor = (typeof waypointFor)[number]
+/** Kubernetes' names for what belongs to a Gateway. */
+export const gatewayNameLabel = 'gateway.networking.k8s.io/gateway-name'
+export const gatewayClassLabel = 'gateway.networking.k8s.io/gateway-class-name'
+
+/** How many pods a Gateway has. */
+export const replicasAnnotation = 'sidestep.dev/replicas'
+/** Further settings of its processes, `SIDESTEP_NAME=VALUE`, a line each. */
+export const settingsAnnotation = 'sidestep.dev/settings'
+/** Ports of this machine's loopback address that lead to an ingress of a local mesh: `HOSTPORT=PORT, ...`. */
+export const publishAnnotation = 'sidestep.dev/publish'
+
+export type GatewayRole = 'waypoint' | 'ingress'
+
+/** Classes that need no GatewayClass, and the controllers of classes by other names. */
+const roles: Readonly<Record<string, GatewayRole>> = { 'sidestep-waypoint': 'waypoint', 'sidestep-ingress': 'ingress' }
+const controllers: Readonly<Record<string, GatewayRole>> = { 'sidestep.dev/waypoint': 'waypoint', 'sidestep.dev/ingress': 'ingress' }
+
+/** What a Gateway of that class is here; undefined if somebody else serves it. `controllerName` is that of the class's GatewayClass, where there is one. */
+export function gatewayRole(gatewayClassName: string, controllerName: string | undefined): GatewayRole | undefined {
+  const [table, key] = controllerName === undefined ? [roles, gatewayClassName] : [controllers, controllerName]
+  return Object.hasOwn(table, key) ? table[key] : undefined
+}
