@@ -24,8 +24,11 @@ export interface Peer {
   readonly identity?: Identity | undefined
 }
 
+/** Who counts: a waypoint stands between the two and counts what passes on its own. */
+export type Reporter = 'source' | 'destination' | 'waypoint'
+
 export interface TrafficFacts {
-  readonly reporter: 'source' | 'destination'
+  readonly reporter: Reporter
   readonly source: Peer
   readonly destination: Peer
   readonly service?: (NamespacedHostname & Pick<Service, 'name'>) | undefined
@@ -63,13 +66,14 @@ export function reasonOf(error: unknown): string {
 }
 
 const unknown = 'unknown'
-const known = (text: string | undefined): string => (text === undefined || text === '' ? unknown : text)
+export const known = (text: string | undefined): string => (text === undefined || text === '' ? unknown : text)
 
 /** What the mesh says of a workload or service never changes within an object: a change is another object. */
 const numbers = new WeakMap<object, number>()
 let lastNumber = 0
 
-function numberOf(thing: object | undefined): number {
+/** Of an object, for keys: the same as long as it lives. 0 for none. */
+export function numberOf(thing: object | undefined): number {
   if (!thing) return 0
   let number = numbers.get(thing)
   if (number === undefined) numbers.set(thing, (number = ++lastNumber))
@@ -107,10 +111,10 @@ function labelsOf(facts: TrafficFacts): TrafficLabels {
   }
 }
 
-type PeerLabels<Side extends 'source' | 'destination'> = Record<Extract<TrafficLabel, `${Side}_${PeerField}`>, string>
+export type PeerLabels<Side extends 'source' | 'destination'> = Record<Extract<TrafficLabel, `${Side}_${PeerField}`>, string>
 type PeerField = 'workload' | 'workload_namespace' | 'principal' | 'app' | 'version' | 'cluster' | 'canonical_service' | 'canonical_revision'
 
-function peerLabels<Side extends 'source' | 'destination'>(side: Side, { workload, identity }: Peer): PeerLabels<Side> {
+export function peerLabels<Side extends 'source' | 'destination'>(side: Side, { workload, identity }: Peer): PeerLabels<Side> {
   const fields: Record<PeerField, string> = {
     workload: known(workload?.workloadName),
     workload_namespace: known(workload?.namespace),

@@ -2,7 +2,7 @@
 // the functions at the end. Nothing outside the telemetry folders knows of Prometheus, and no label has an unbounded number of values.
 import { Gauge, Histogram, Registry } from 'prom-client'
 import { BoundedCounter } from './bounded-counter.ts'
-import type { TrafficLabels } from './labels.ts'
+import type { Reporter, TrafficLabels } from './labels.ts'
 import { TrafficMetrics } from './traffic-metrics.ts'
 import type { TrafficCounters } from './traffic-metrics.ts'
 
@@ -12,10 +12,11 @@ const secondsBuckets = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.0
 
 /** `connect`: TCP to the destination. `handshake`: TLS and HTTP/2. `tunnel`: until the CONNECT was answered. `firstByte`: from the accept. */
 export type Stage = 'connect' | 'handshake' | 'tunnel' | 'firstByte'
-type Reporter = 'source' | 'destination'
 
 export interface ProxyMetricsOptions {
   readonly maxLabelSets?: number
+  /** Who counts traffic here: both sides of a ztunnel unless told. */
+  readonly reporters?: readonly Reporter[]
   /** A monotonic clock in milliseconds. */
   readonly now?: () => number
 }
@@ -28,8 +29,8 @@ export class ProxyMetrics {
   readonly #shed: BoundedCounter<'because'>
   readonly #dryRun: BoundedCounter<'policy' | 'action'>
 
-  constructor({ maxLabelSets = defaultMaxLabelSets, now = () => performance.now() }: ProxyMetricsOptions = {}) {
-    this.#traffic = new TrafficMetrics(this.registry, maxLabelSets, now)
+  constructor({ maxLabelSets = defaultMaxLabelSets, now = () => performance.now(), reporters = ['source', 'destination'] }: ProxyMetricsOptions = {}) {
+    this.#traffic = new TrafficMetrics(this.registry, maxLabelSets, now, reporters)
     this.#stages = this.histogram('sidestep_connection_stage_seconds', 'Time to connect, to shake hands, to open a tunnel, and until the first byte came back', ['stage', 'reporter'])
     this.#refusals = this.counter('sidestep_refusals_total', 'Connections refused or not made, by reason', ['because'])
     this.#shed = this.counter('sidestep_shed_total', 'Work refused to protect the proxy, by the limit that was reached', ['because'])

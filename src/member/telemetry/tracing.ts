@@ -1,6 +1,6 @@
 // Spans to an OpenTelemetry collector by OTLP over HTTP. OpenTelemetry is loaded only where a collector is named, and nothing
 // outside this file knows of it. It never makes traffic wait: what the collector does not take in time is dropped and counted.
-import type { Context, Span } from '@opentelemetry/api'
+import type { Context, Span, SpanContext } from '@opentelemetry/api'
 import type { ReadableSpan, SpanExporter, SpanProcessor } from '@opentelemetry/sdk-trace'
 import { describeError } from '../../core/errors.ts'
 import type { Logger } from '../../core/log.ts'
@@ -10,9 +10,9 @@ import type { ProxyMetrics } from './metrics.ts'
 
 export type Attributes = Readonly<Record<string, string | number | boolean>>
 
-export interface OpenSpan {
-  readonly traceId: string
-  readonly spanId: string
+export type SpanName = Pick<TraceParent, 'traceId' | 'spanId'>
+
+export interface OpenSpan extends SpanName {
   rename(name: string): void
   set(attributes: Attributes): void
   event(name: string, attributes: Attributes): void
@@ -23,8 +23,8 @@ export interface OpenSpan {
 }
 
 export interface Tracing {
-  /** Each span that is started is exported: sampling is the caller's. */
-  start(name: string, kind: 'client' | 'server', parent: Pick<TraceParent, 'traceId' | 'spanId'> | undefined): OpenSpan
+  /** Each span that is started is exported: sampling is the caller's. `link`: a span that has to do with it and is not its parent. */
+  start(name: string, kind: 'client' | 'server', parent: SpanName | undefined, link?: SpanName): OpenSpan
   /** Sends what waits, for at most 2 s. */
   close(): Promise<void>
 }
@@ -68,11 +68,10 @@ export async function openTracing(options: TracingOptions): Promise<Tracing | un
   const tracer = provider.getTracer('sidestep', version)
   const kinds = { client: SpanKind.CLIENT, server: SpanKind.SERVER }
   return {
-    start(name, kind, parent) {
-      const around = parent
-        ? trace.setSpanContext(ROOT_CONTEXT, { traceId: parent.traceId, spanId: parent.spanId, traceFlags: TraceFlags.SAMPLED, isRemote: true })
-        : ROOT_CONTEXT
-      const span = tracer.startSpan(name, { kind: kinds[kind] }, around)
+    start(name, kind, parent, link) {
+      const remote = ({ traceId, spanId }: SpanName): SpanContext => ({ traceId, spanId, traceFlags: TraceFlags.SAMPLED, isRemote: true })
+      const around = parent ? trace.setSpanContext(ROOT_CONTEXT, remote(parent)) : ROOT_CONTEXT
+      const span = tracer.startSpan(name, { kind: kinds[kind], ...(link && { links: [{ context: remote(link) }] }) }, around)
       return {
         ...idsOf(span),
         rename: (to) => void span.updateName(to),

@@ -4,7 +4,7 @@
 import { Counter, Gauge } from 'prom-client'
 import type { Registry } from 'prom-client'
 import { trafficLabelNames } from './labels.ts'
-import type { TrafficLabel, TrafficLabels } from './labels.ts'
+import type { Reporter, TrafficLabel, TrafficLabels } from './labels.ts'
 
 /** A label set without connections may be forgotten after this long; to Prometheus it then ends as a removed pod's does. */
 const forgetAfterMs = 600_000
@@ -116,8 +116,8 @@ export class TrafficMetrics {
   readonly #open = new Set<OpenConnection>()
   readonly #folded: Counter
 
-  /** `now`: a monotonic clock in milliseconds. */
-  constructor(registry: Registry, maxLabelSets: number, now: () => number) {
+  /** `now`: a monotonic clock in milliseconds. `reporters`: who may count here. */
+  constructor(registry: Registry, maxLabelSets: number, now: () => number, reporters: readonly Reporter[]) {
     this.#maxLabelSets = maxLabelSets
     this.#now = now
     const show = (count: Count, name: string, help: string): void => void new TallyCounter(registry, name, help, () => this.#values(count))
@@ -129,9 +129,9 @@ export class TrafficMetrics {
     const sockets = new Gauge({
       name: 'istio_tcp_sockets_open', help: 'Connections that are open', labelNames: ['reporter'], registers: [registry],
       collect: () => {
-        const open = { source: 0, destination: 0 }
-        for (const { labels, opened, closed } of this.#tallies.values()) open[labels.reporter === 'source' ? 'source' : 'destination'] += opened - closed
-        for (const [reporter, count] of Object.entries(open)) sockets.set({ reporter }, count)
+        const open = new Map<string, number>(reporters.map((reporter) => [reporter, 0]))
+        for (const { labels, opened, closed } of this.#tallies.values()) open.set(labels.reporter, (open.get(labels.reporter) ?? 0) + opened - closed)
+        for (const [reporter, count] of open) sockets.set({ reporter }, count)
       },
     })
     this.#folded = new Counter({ name: 'sidestep_metrics_folded_total', help: 'Connections counted under other labels, to bound their number', registers: [registry] })
