@@ -50,6 +50,9 @@ export class Catalogue extends ObjectSet {
         case 'RateLimitPolicy':
         case 'CachePolicy':
         case 'BackendPolicy':
+        case 'AuthorizationProvider':
+        case 'Secret':
+        case 'ConfigMap':
           return
         default: return object satisfies never
       }

@@ -55,8 +55,9 @@ function readDocuments(text: string, file: string, objects: ManifestObject[], no
   // uniqueKeys compares every key with every other (quadratic), so duplicates are looked for below instead.
   const documents = parseAllDocuments(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: false, logLevel: 'silent' })
   if (!Array.isArray(documents)) return
+  const mayHoldSecret = /\bSecret\b/.test(text)
   for (const document of documents as Document.Parsed[]) {
-    for (const error of document.errors) refuse(lineOf(error.pos[0]), error.message)
+    for (const error of document.errors) refuse(lineOf(error.pos[0]), mayHoldSecret ? plainly(error.code) : error.message)
     if (document.errors.length > 0 || document.contents === null) continue
     if (isScalar(document.contents) && document.contents.value === null) continue
     const broken = checkTree(document)
@@ -68,7 +69,8 @@ function readDocuments(text: string, file: string, objects: ManifestObject[], no
     try {
       value = withoutNulls(document.toJS({ maxAliasCount: 100 }), 0)
     } catch (error) {
-      refuse(lineOf(document.range[0]), error instanceof Error ? error.message : String(error))
+      const message = error instanceof Error ? error.message : String(error)
+      refuse(lineOf(document.range[0]), mayHoldSecret ? plainly('unresolved') : message)
       continue
     }
     const lineAt = (path: readonly PropertyKey[]): number => lineOf(offsetOf(document, path))
@@ -138,6 +140,11 @@ function isKnownKind(kind: string): kind is ManifestKind {
 
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+/** The YAML library quotes what it stumbles over, which may be a line of a private key. */
+function plainly(code: string): string {
+  return `not valid YAML: ${code.toLowerCase().replaceAll('_', ' ')}`
 }
 
 /** A cheap bound before the recursive parser sees the text: the line where flow or block nesting passes the limit. */

@@ -1,8 +1,9 @@
-// RequestAuthentication with Istio's spec: whose tokens are believed. Shape only; what a proxy does with it is said where it
-// is enforced. Unknown fields are refused: a misspelt `audiences` that were dropped would believe tokens meant for others.
+// RequestAuthentication with Istio's spec: whose tokens are believed. AuthorizationProvider, our own: who is asked whether a request
+// may pass. Shape only; what a proxy does with it is said where it is enforced. Unknown fields are refused: a misspelt
+// `audiences` that were dropped would believe tokens meant for others.
 import { z } from 'zod'
-import { metadata, shortName } from './manifest-fields.ts'
-import { headerName } from './manifest-route.ts'
+import { hostname, metadata, portNumber, shortName } from './manifest-fields.ts'
+import { gatewayDuration, headerName, proxyHeaderProblem } from './manifest-route.ts'
 import { istioDuration } from './manifest-traffic.ts'
 
 const targetRef = z.strictObject({
@@ -43,4 +44,39 @@ export const requestAuthenticationSchema = z
   })
   .refine(({ spec }) => !spec.selector || (!spec.targetRef && spec.targetRefs.length === 0), {
     path: ['spec', 'selector'], message: 'cannot stand beside targetRefs',
+  })
+
+/** Framing is the proxy's own, also where somebody else decides. */
+const freeHeader = headerName.transform((name) => name.toLowerCase()).superRefine((name, ctx) => {
+  const problem = proxyHeaderProblem(name)
+  if (problem !== undefined) ctx.addIssue({ code: 'custom', message: problem })
+})
+const freeHeaders = z.array(freeHeader).max(64).default([])
+
+export const authorizationProviderSchema = z
+  .object({
+    metadata,
+    spec: z.strictObject({
+      /** Envoy's contracts: `envoy.service.auth.v3.Authorization/Check`, or a request of the same method and path. */
+      protocol: z.enum(['GRPC', 'HTTP']),
+      /** Host name of a service, or its name in the own namespace. */
+      service: hostname,
+      port: portNumber,
+      timeout: gatewayDuration.refine((ms) => ms > 0, 'must be longer than nothing').default(1_000),
+      /** It cannot be asked: let the request pass. */
+      failOpen: z.boolean().default(false),
+      statusOnError: z.int().min(400).max(599).default(403),
+      pathPrefix: z.string().max(1024).regex(/^(\/[!-~]*)?$/, 'must be a path').default(''),
+      includeRequestHeaders: z.array(headerName.transform((name) => name.toLowerCase())).max(64).default([]),
+      headersToUpstream: freeHeaders,
+      headersToDownstream: freeHeaders,
+      /** So much of the request's body goes along. */
+      maxBodyBytes: z.int().min(0).max(1 << 20).default(0),
+    }),
+  })
+  .superRefine(({ spec }, ctx) => {
+    if (spec.protocol !== 'GRPC') return
+    for (const field of ['pathPrefix', 'headersToUpstream', 'headersToDownstream'] as const) {
+      if (spec[field].length > 0) ctx.addIssue({ code: 'custom', path: ['spec', field], message: 'belongs to the protocol HTTP' })
+    }
   })

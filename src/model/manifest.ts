@@ -8,7 +8,8 @@ import { deploymentSchema, podSchema } from './manifest-pod.ts'
 import { authorizationPolicySchema, peerAuthenticationSchema } from './manifest-policy.ts'
 import { grpcRouteSchema, httpRouteSchema, tcpRouteSchema, tlsRouteSchema } from './manifest-route.ts'
 import { endpointSliceSchema, serviceSchema } from './manifest-service.ts'
-import { requestAuthenticationSchema } from './manifest-traffic-auth.ts'
+import { configMapSchema, secretSchema } from './manifest-secret.ts'
+import { authorizationProviderSchema, requestAuthenticationSchema } from './manifest-traffic-auth.ts'
 import { destinationRuleSchema } from './manifest-traffic-destination.ts'
 import { backendPolicySchema, cachePolicySchema, rateLimitPolicySchema } from './manifest-traffic-policy.ts'
 import { virtualServiceSchema } from './manifest-traffic.ts'
@@ -46,6 +47,9 @@ export const manifestKinds = {
   RateLimitPolicy: { apiVersions: own, schema: rateLimitPolicySchema },
   CachePolicy: { apiVersions: own, schema: cachePolicySchema },
   BackendPolicy: { apiVersions: own, schema: backendPolicySchema },
+  AuthorizationProvider: { apiVersions: own, schema: authorizationProviderSchema },
+  Secret: { apiVersions: ['v1'], schema: secretSchema },
+  ConfigMap: { apiVersions: ['v1'], schema: configMapSchema },
 } as const
 export type ManifestKind = keyof typeof manifestKinds
 
@@ -87,10 +91,14 @@ export type RequestAuthenticationManifest = ObjectOf<'RequestAuthentication'>
 export type RateLimitPolicyManifest = ObjectOf<'RateLimitPolicy'>
 export type CachePolicyManifest = ObjectOf<'CachePolicy'>
 export type BackendPolicyManifest = ObjectOf<'BackendPolicy'>
+export type AuthorizationProviderManifest = ObjectOf<'AuthorizationProvider'>
+export type SecretManifest = ObjectOf<'Secret'>
+export type ConfigMapManifest = ObjectOf<'ConfigMap'>
 /** What routes, destinations and L7 proxies are made of. */
 export type TrafficManifest =
   | GatewayClassManifest | GatewayManifest | ReferenceGrantManifest | RouteManifest | VirtualServiceManifest | DestinationRuleManifest
-  | RequestAuthenticationManifest | RateLimitPolicyManifest | CachePolicyManifest | BackendPolicyManifest
+  | RequestAuthenticationManifest | RateLimitPolicyManifest | CachePolicyManifest | BackendPolicyManifest | AuthorizationProviderManifest
+  | SecretManifest | ConfigMapManifest
 export type ManifestObject =
   | NamespaceManifest | ServiceAccountManifest | NodeManifest | PodManifest | DeploymentManifest | ServiceManifest
   | EndpointSliceManifest | AuthorizationPolicyManifest | PeerAuthenticationManifest | ServiceEntryManifest | WorkloadEntryManifest

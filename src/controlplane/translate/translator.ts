@@ -110,6 +110,9 @@ export class Translator {
       case 'RateLimitPolicy':
       case 'CachePolicy':
       case 'BackendPolicy':
+      case 'AuthorizationProvider':
+      case 'Secret':
+      case 'ConfigMap':
         if (!isGone) this.#remarks.set(key, { problems: [], notes: ['read and checked, but no proxy serves it yet'] })
         return
       default: return object satisfies never
