@@ -69,13 +69,31 @@ test('server names: exact, the longest wildcard, then any', () => {
   const rule = (name: string, ...serverNames: string[]): TcpRule =>
     ({ origin: 'TLSRoute shop/t', name, serverNames, backends: [] })
   const table = (tcp: readonly TcpRule[]): RouteTable => ({ key: 't', hostnames: [], http: [], tcp, hasDefault: false })
-  const routes = new TcpRoutes(table([rule('any'), rule('wild', '*.Test'), rule('deep', '*.a.test'), rule('one', 'x.a.test'),
-    rule('late', 'x.a.test')]))
+  const routes = new TcpRoutes([table([rule('any'), rule('wild', '*.Test'), rule('deep', '*.a.test'), rule('one', 'x.a.test'),
+    rule('late', 'x.a.test')])])
   expect(['X.a.test', 'x.a.test.', 'y.a.test', 'q.y.a.test', 'b.test', 'test', 'other', '',
-    undefined].map((name) => routes.match(name)?.name))
+    undefined].map((name) => routes.match(name, undefined)?.name))
     .toEqual(['one', 'one', 'deep', 'deep', 'wild', 'any', 'any', 'any', 'any'])
-  expect(new TcpRoutes(table([rule('one', 'a')])).match(undefined)).toBeUndefined()
+  expect(new TcpRoutes([table([rule('one', 'a')])]).match(undefined, undefined)).toBeUndefined()
   fc.assert(fc.property(fc.string(), (name) => {
-    expect(routes.match(name)).toBeDefined()
+    expect(routes.match(name, undefined)).toBeDefined()
   }))
+})
+
+test('rules of callers: only their namespace meets them, and a rule for every name ends its list', () => {
+  const rule = (name: string, sourceNamespaces: readonly string[] | undefined, ...serverNames: string[]): TcpRule =>
+    ({ origin: 'TLSRoute shop/t', name, serverNames, backends: [], ...(sourceNamespaces && { sourceNamespaces }) })
+  const consumer = [rule('guest-a', ['guest'], 'a.test'), rule('guest-none', ['guest'])]
+  const producer = [rule('own-b', undefined, 'b.test'), rule('own', undefined)]
+  const routes = new TcpRoutes([{ tcp: [...consumer, ...producer] }])
+  const of = (serverName: string | undefined, namespace: string | undefined): string | undefined => routes.match(serverName, namespace)?.name
+  expect([of('a.test', 'guest'), of('b.test', 'guest'), of(undefined, 'guest')]).toEqual(['guest-a', 'guest-none', 'guest-none'])
+  expect([of('a.test', 'shop'), of('b.test', 'shop'), of('b.test', undefined), of(undefined, 'shop')]).toEqual(['own', 'own-b', 'own-b', 'own'])
+  // A condition among others (VirtualService) closes nothing before it.
+  const virtual = new TcpRoutes([{ tcp: [rule('all-a', undefined, 'a.test'), rule('all', undefined), rule('late', ['guest'])] }])
+  expect([virtual.match('a.test', 'guest')?.name, virtual.match('b.test', 'guest')?.name]).toEqual(['all-a', 'all'])
+  const open = new TcpRoutes([{ tcp: [rule('guest', ['guest'], 'a.test'), rule('all', undefined, '*')] }])
+  expect([open.match('a.test', 'guest')?.name, open.match('b.test', 'guest')?.name, open.match('a.test', 'shop')?.name]).toEqual(['guest', 'all', 'all'])
+  expect([routes.isEmpty, routes.hasServerNames, new TcpRoutes([]).isEmpty]).toEqual([false, true, true])
+  expect(new TcpRoutes([{ tcp: [rule('only', ['guest'])] }]).match(undefined, undefined)).toBeUndefined()
 })
