@@ -77,6 +77,8 @@ export interface Workload {
   readonly services: ReadonlyMap<string, readonly PortMapping[]>
   /** Service key to this endpoint's own label under the service's hostname, for DNS; absent where it has none. */
   readonly endpointNames?: ReadonlyMap<string, string>
+  /** What subsets of a service choose its endpoints by; absent where it has none. A control plane that is not ours never says them. */
+  readonly labels?: Readonly<Record<string, string>>
   /** What becomes of its connections to destinations outside the mesh; absent where nobody said: they may leave. */
   readonly egress?: EgressSetting
 }

@@ -66,6 +66,7 @@ export const workload: fc.Arbitrary<Workload> = fc.record({
   hostname: name,
   waypoint: gateway,
   waypointFailure: fc.constant('open' as const),
+  labels: fc.dictionary(name, word, { minKeys: 1, maxKeys: 3, noNullPrototype: true }),
   networkGateway: gateway,
   applicationTunnel: fc.record(
     { protocol: fc.constantFrom('none' as const, 'proxy' as const), port: fc.integer({ min: 1, max: 65_535 }) },

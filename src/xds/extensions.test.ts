@@ -34,11 +34,11 @@ function workloadWith(...extensions: readonly Wire[]) {
 describe('on Istio\'s wire', () => {
   test('our extensions change no other field, and what has none of our facts has no extension', () => {
     fc.assert(fc.property(workload, service, (aWorkload, aService) => {
-      const { egress, endpointNames, waypointFailure, ...plainWorkload } = aWorkload
+      const { egress, endpointNames, waypointFailure, labels, ...plainWorkload } = aWorkload
       const { sessionAffinity, isHeadless, udpPorts, waypointFailure: serviceFailure, ...rest } = aService
       const plainService = { ...rest, ports: rest.ports.map(({ servicePort, targetPort, appProtocol }) => ({ servicePort, targetPort, appProtocol })) }
       const pairs = [
-        [encodeWorkload(aWorkload), encodeWorkload(plainWorkload), egress !== undefined || endpointNames !== undefined || waypointFailure !== undefined],
+        [encodeWorkload(aWorkload), encodeWorkload(plainWorkload), egress !== undefined || endpointNames !== undefined || waypointFailure !== undefined || labels !== undefined],
         [encodeService(aService), encodeService(plainService), sessionAffinity !== undefined || isHeadless || udpPorts !== undefined || serviceFailure !== undefined || rest.ports.some(({ name }) => name !== undefined)],
       ] as const
       for (const [bytes, plain, hasFacts] of pairs) {
@@ -103,4 +103,18 @@ test('a service and an endpoint come back with everything that ours says', () =>
   expect(decodeAddress(encodeService(named))).toEqual({ ok: true, value: { kind: 'service', service: named } })
   const endpoint = aWorkload('db-0', { egress: 'audit', endpointNames: new Map([['shop/db.shop.svc.cluster.local', 'db-0']]), waypointFailure: 'open' })
   expect(decodeAddress(encodeWorkload(endpoint))).toEqual({ ok: true, value: { kind: 'workload', workload: endpoint } })
+})
+
+describe('labels', () => {
+  test('are told up to a limit, shared where equal, and a message with more is refused', () => {
+    const many = Object.fromEntries(Array.from({ length: 70 }, (_, i) => [`l${String(i).padStart(2, '0')}`, 'x']))
+    const decoded = decodeAddress(encodeWorkload(aWorkload('a', { labels: many })))
+    expect(decoded).toMatchObject({ ok: true, value: { workload: { labels: { l00: 'x', l62: 'x' } } } })
+    expect(JSON.stringify(decoded)).not.toContain('l63')
+    const [one, other] = [1, 2].map(() => decodeAddress(encodeWorkload(aWorkload('a', { labels: { version: 'v2', app: 'web' } }))))
+    const labelsOf = (each: typeof one): unknown => (each?.ok && 'workload' in each.value ? each.value.workload?.labels : undefined)
+    expect(labelsOf(one)).toEqual({ app: 'web', version: 'v2' })
+    expect(labelsOf(one)).toBe(labelsOf(other))
+    expect(workloadWith(ofWorkload({ labels: many }))).toMatchObject({ ok: false })
+  })
 })

@@ -77,16 +77,18 @@ function udpPort(port: number): number {
   return port > 65_535 ? refuse(`UDP port ${port} is not a port`) : port
 }
 
-export function workloadExtensions({ egress, endpointNames, waypointFailure }: Workload): ExtensionShape[] {
-  if (egress === undefined && !endpointNames?.size && !waypointFailure) return []
+export function workloadExtensions({ egress, endpointNames, waypointFailure, labels = noLabels }: Workload): ExtensionShape[] {
+  const shownLabels = Object.entries(labels).sort(byName).slice(0, mostLabels)
+  if (egress === undefined && !endpointNames?.size && !waypointFailure && shownLabels.length === 0) return []
   return extension(workloadExtensionName, WorkloadExtensionSchema, {
     egress: egress === undefined ? Egress.UNSPECIFIED : egressValues[egress],
-    endpointNames: Object.fromEntries([...(endpointNames ?? [])].sort(([a], [b]) => (a < b ? -1 : 1))),
+    endpointNames: Object.fromEntries([...(endpointNames ?? [])].sort(byName)),
     waypointFailureOpen: waypointFailure === 'open',
+    labels: Object.fromEntries(shownLabels),
   })
 }
 
-export function workloadFacts(list: readonly Extension[]): Pick<Workload, 'egress' | 'endpointNames' | 'waypointFailure'> {
+export function workloadFacts(list: readonly Extension[]): Pick<Workload, 'egress' | 'endpointNames' | 'waypointFailure' | 'labels'> {
   const found = list.length === 0 ? undefined : find(list, workloadExtensionName, WorkloadExtensionSchema)
   if (!found) return {}
   const egress = found.egress === Egress.UNSPECIFIED ? undefined : (egressSettings[found.egress] ?? 'unreadable')
@@ -95,5 +97,27 @@ export function workloadFacts(list: readonly Extension[]): Pick<Workload, 'egres
   return {
     ...(egress ? { egress } : {}), ...(names.length > 0 ? { endpointNames: new Map(names) } : {}),
     ...(found.waypointFailureOpen ? { waypointFailure: 'open' } : {}),
+    ...(Object.keys(found.labels).length > 0 ? { labels: sharedLabels(found.labels) } : {}),
   }
+}
+
+/** Kubernetes sets no limit; what a pod has beyond it is not told. */
+const mostLabels = 63
+const noLabels: Readonly<Record<string, string>> = Object.freeze({})
+const byName = ([a]: readonly [string, string], [b]: readonly [string, string]): number => (a < b ? -1 : 1)
+
+/** Pods of one deployment have the same labels: kept once. Cleared when full, which costs memory and nothing else. */
+const labelSets = new Map<string, Readonly<Record<string, string>>>()
+const mostLabelSets = 4_096
+
+function sharedLabels(labels: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+  const entries = Object.entries(labels)
+  if (entries.length > mostLabels) refuse(`${entries.length} labels`)
+  const key = JSON.stringify(entries.sort(byName))
+  let known = labelSets.get(key)
+  if (!known) {
+    if (labelSets.size >= mostLabelSets) labelSets.clear()
+    labelSets.set(key, (known = Object.freeze(Object.fromEntries(entries))))
+  }
+  return known
 }

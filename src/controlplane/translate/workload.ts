@@ -48,6 +48,11 @@ function canonical(labels: Labels, workloadName: string): Pick<Workload, 'canoni
   }
 }
 
+/** For subsets of a service's endpoints. */
+function labelled(labels: Labels): Pick<Workload, 'labels'> {
+  return Object.keys(labels).length > 0 ? { labels } : {}
+}
+
 export function podUid(pod: { readonly namespace: string; readonly name: string }, { clusterId }: TranslateSettings): string {
   return `${clusterId}//Pod/${pod.namespace}/${pod.name}`
 }
@@ -73,6 +78,7 @@ export function podWorkload(pod: RunningPod, locality: Locality, surroundings: S
     isHealthy: pod.ready,
     capacity: 1,
     locality,
+    ...labelled(pod.labels),
     ...surroundings,
   }
 }
@@ -107,6 +113,7 @@ export function entryWorkload({ metadata, spec }: WorkloadEntryManifest, surroun
   return {
     ...outside(entryUid(metadata, settings), metadata.name, metadata.namespace, settings),
     ...canonical(labels, metadata.name),
+    ...labelled(labels),
     ...ofSpec(spec, settings),
     tunnelProtocol: speaksHbone(labels, metadata.annotations) ? 'hbone' : 'none',
     ...surroundings,
@@ -138,6 +145,7 @@ export function inlineWorkload(
   return {
     ...outside(uid, metadata.name, metadata.namespace, settings),
     ...canonical(endpoint.labels, metadata.name),
+    ...labelled(endpoint.labels),
     ...ofSpec(endpoint, settings),
     tunnelProtocol: isInside && speaksHbone(endpoint.labels, metadata.annotations) ? 'hbone' : 'none',
     services,
