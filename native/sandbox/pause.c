@@ -1,7 +1,7 @@
 // sandbox-pause: holds the namespaces of one local pod or virtual node, and starts processes inside them.
 //
 //   sandbox-pause hold --hostname NAME [--pod] [--sysctl KEY=VALUE].. [--bind SOURCE:TARGET].. [--hide DIRECTORY]..
-//                      [--ip LINES] [--outer-netns PATH --outer-ip LINES]
+//                      [--show SOURCE:TARGET].. [--share SOURCE:TARGET].. [--ip LINES] [--outer-netns PATH --outer-ip LINES]
 //   sandbox-pause enter --target PID [--session] [--cwd DIR] [--uid N] [--gid N] [--caps HEX] [--no-new-privs] -- COMMAND..
 //
 // `hold` writes "pid N", waits for a line on stdin (so that whoever asked has noted N first; end of file undoes
@@ -9,6 +9,8 @@
 // one, and writes "ready N". Process N then stays for good: it outlives whoever started
 // it, ignores all signals that can be ignored, and needs no descriptor. Killing it frees every link, route, mount and,
 // with --pod, ends every process of the pod. Nothing has a name in /run/netns, so nothing else can leak.
+//
+// `--show` makes a directory of the host visible at a place directly below a hidden one, read-only; `--share` with writing.
 //
 // `enter` runs one command in those namespaces, passes signals on and exits as the command did (128 + signal).
 // It must never change anything in the namespaces of the caller.
@@ -43,7 +45,7 @@ struct list {
 
 struct options {
   const char *hostname, *cwd, *ip, *outer_netns, *outer_ip;
-  struct list sysctls, binds, hides;
+  struct list sysctls, binds, hides, shows, shares;
   bool is_pod, is_session, no_new_privs, has_caps, has_uid, has_gid;
   long target, uid, gid;
   unsigned long long caps;
@@ -89,6 +91,8 @@ static struct options parse(int argc, char **argv) {
     else if (!strcmp(name, "--sysctl")) push(&o.sysctls, value);
     else if (!strcmp(name, "--bind")) push(&o.binds, value);
     else if (!strcmp(name, "--hide")) push(&o.hides, value);
+    else if (!strcmp(name, "--show")) push(&o.shows, value);
+    else if (!strcmp(name, "--share")) push(&o.shares, value);
     else if (!strcmp(name, "--ip")) o.ip = value;
     else if (!strcmp(name, "--outer-netns")) o.outer_netns = value;
     else if (!strcmp(name, "--outer-ip")) o.outer_ip = value;
@@ -125,24 +129,56 @@ static void set_sysctl(const char *setting) {
   close(fd);
 }
 
-static void bind_file(const char *pair) {
-  char source[4096];
+// SOURCE:TARGET; gives TARGET.
+static const char *split(const char *pair, char source[4096]) {
   const char *colon = strchr(pair, ':');
-  if (!colon || (size_t)(colon - pair) >= sizeof source) { errno = 0; die("bad --bind %s", pair); }
+  if (!colon || colon - pair >= 4096) { errno = 0; die("not SOURCE:TARGET: %s", pair); }
   memcpy(source, pair, (size_t)(colon - pair));
   source[colon - pair] = 0;
-  // A machine without, say, /etc/hosts has no place to mount on, and making one would change the host.
-  struct stat info;
-  if (stat(colon + 1, &info) < 0 && errno == ENOENT) return;
-  if (mount(source, colon + 1, NULL, MS_BIND, NULL) < 0) die("mounting %s", pair);
+  return colon + 1;
 }
 
-// An empty read-only directory in front of one that pods have no business in.
+static void bind_file(const char *pair) {
+  char source[4096];
+  const char *target = split(pair, source);
+  // A machine without, say, /etc/hosts has no place to mount on, and making one would change the host.
+  struct stat info;
+  if (stat(target, &info) < 0 && errno == ENOENT) return;
+  if (mount(source, target, NULL, MS_BIND, NULL) < 0) die("mounting %s", pair);
+}
+
+static const unsigned long guarded = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+
+// An empty directory in front of one that pods have no business in; seal_directory makes it read-only.
 static void hide_directory(const char *path) {
   struct stat info;
   if (stat(path, &info) < 0 && errno == ENOENT) return;
-  if (mount("sidestep-hidden", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=0500") < 0)
-    die("hiding %s", path);
+  if (mount("sidestep-hidden", path, "tmpfs", guarded, "size=4k,mode=0500") < 0) die("hiding %s", path);
+}
+
+static void seal_directory(const char *path) {
+  struct stat info;
+  if (stat(path, &info) < 0 && errno == ENOENT) return;
+  if (mount(NULL, path, NULL, MS_REMOUNT | MS_RDONLY | guarded, "size=4k,mode=0500") < 0) die("sealing %s", path);
+}
+
+// Opened while it can still be seen: the place where it is may be hidden in a moment.
+static int open_source(const char *pair) {
+  char source[4096];
+  split(pair, source);
+  const int fd = open(source, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) die("opening %s", source);
+  return fd;
+}
+
+static void show_directory(int fd, const char *pair, unsigned long more) {
+  char ignored[4096], opened[64];
+  const char *target = split(pair, ignored);
+  snprintf(opened, sizeof opened, "/proc/self/fd/%d", fd);
+  if (mkdir(target, 0700) < 0) die("making %s", target);
+  if (mount(opened, target, NULL, MS_BIND, NULL) < 0) die("showing %s", pair);
+  if (mount(NULL, target, NULL, MS_REMOUNT | MS_BIND | guarded | more, NULL) < 0) die("guarding %s", target);
+  close(fd);
 }
 
 static void set_up(const struct options *o) {
@@ -155,7 +191,13 @@ static void set_up(const struct options *o) {
   if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0) die("making mounts slave");
   if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0) die("mounting /proc");
   for (int i = 0; i < o->binds.count; i++) bind_file(o->binds.items[i]);
+  int shown[MAX_LIST], shared[MAX_LIST];
+  for (int i = 0; i < o->shows.count; i++) shown[i] = open_source(o->shows.items[i]);
+  for (int i = 0; i < o->shares.count; i++) shared[i] = open_source(o->shares.items[i]);
   for (int i = 0; i < o->hides.count; i++) hide_directory(o->hides.items[i]);
+  for (int i = 0; i < o->shows.count; i++) show_directory(shown[i], o->shows.items[i], MS_RDONLY);
+  for (int i = 0; i < o->shares.count; i++) show_directory(shared[i], o->shares.items[i], 0);
+  for (int i = 0; i < o->hides.count; i++) seal_directory(o->hides.items[i]);
 }
 
 static void detach_stdio(void) {

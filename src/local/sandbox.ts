@@ -26,6 +26,8 @@ export interface SandboxOptions {
   readonly binds?: readonly { readonly source: string; readonly target: string }[]
   /** Directories of the host that processes inside must not see. */
   readonly hides?: readonly string[]
+  /** Directories of the host that processes inside see directly below one that is hidden from them. */
+  readonly shows?: readonly { readonly source: string; readonly target: string; readonly isWritable: boolean }[]
   /** Lines for `ip -batch` that join it to an outer namespace: first those inside, then those outside. */
   readonly link?: { readonly inside: readonly string[]; readonly outerNetns: string; readonly outside: readonly string[] }
 }
@@ -121,6 +123,7 @@ function holdArguments(options: SandboxOptions): string[] {
     ...(options.sysctls ?? []).flatMap((setting) => ['--sysctl', setting]),
     ...(options.binds ?? []).flatMap(({ source, target }) => ['--bind', `${source}:${target}`]),
     ...(options.hides ?? []).flatMap((path) => ['--hide', path]),
+    ...(options.shows ?? []).flatMap(({ source, target, isWritable }) => [isWritable ? '--share' : '--show', `${source}:${target}`]),
     // By the helper rather than by us: a small process starts another much faster than a large one.
     ...(options.link
       ? ['--ip', `${options.link.inside.join('\n')}\n`, '--outer-netns', options.link.outerNetns, '--outer-ip', `${options.link.outside.join('\n')}\n`]
