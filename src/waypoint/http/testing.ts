@@ -20,13 +20,15 @@ export interface RunningFront {
   close(): Promise<void>
 }
 
-export async function startFront(handler: Handler<string>, limits: Partial<HttpLimits> = {}): Promise<RunningFront> {
+/** `declared` spares detection, which takes a client that is slow to speak for one that waits. */
+export async function startFront(handler: Handler<string>, limits: Partial<HttpLimits> = {}, declared?: 'http1' | 'http2'): Promise<RunningFront> {
   const refusals: Refusal[] = []
   const errors: unknown[] = []
   const front = new HttpFront<string>({
     clock: systemClock, handler, limits, onRefused: (refusal) => refusals.push(refusal), onHandlerError: (error) => errors.push(error),
   })
   const server = createServer({ allowHalfOpen: true, pauseOnConnect: false }, (socket) => {
+    if (declared) return front.serve(socket, { connection: 'test', scheme: 'http', protocol: declared })
     void front.detectAndServe(socket, { connection: 'test', scheme: 'http' }).then((detected) => {
       if (detected.t === 'opaque' || detected.t === 'tls') socket.destroy()
     })
