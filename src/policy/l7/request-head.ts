@@ -59,6 +59,17 @@ export class HeaderMap implements HeaderValues {
     this.#values.delete(name.toLowerCase())
   }
 
+  /** In lower case; what is asked for may be deleted meanwhile. */
+  names(): IterableIterator<string> {
+    return this.#values.keys()
+  }
+
+  copy(): HeaderMap {
+    const map = new HeaderMap()
+    for (const [name, value] of this.#values) map.#values.set(name, typeof value === 'string' ? value : [...value])
+    return map
+  }
+
   /** Each value on its own, names in lower case. */
   *entries(): IterableIterator<readonly [name: string, value: string]> {
     for (const [name, value] of this.#values) {
