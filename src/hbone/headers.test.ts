@@ -1,9 +1,11 @@
-// The three headers a CONNECT carries, as Istio's ztunnel writes them and as nobody should.
+// The headers a CONNECT carries, as Istio's ztunnel writes them and as nobody should.
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { canonicalIp } from '../core/address.ts'
+import { formatIdentity, parseIdentity } from '../core/identity.ts'
 import { formatBaggage, parseBaggage } from './baggage.ts'
 import type { Baggage } from './baggage.ts'
+import { readConnectHeaders, writeConnectHeaders } from './connect-headers.ts'
 import { formatForwarded, parseForwarded } from './forwarded.ts'
 import { continueTraceParent, formatTraceParent, freshTraceParent, parseTraceParent } from './traceparent.ts'
 
@@ -123,5 +125,37 @@ describe('traceparent', () => {
     fc.assert(fc.property(arbitraryText, (text) => {
       parseTraceParent(text)
     }))
+  })
+})
+
+describe('the source identity', () => {
+  const name = 'x-sidestep-source-identity'
+  const authority = { t: 'address', address: { ip: '10.0.0.1', port: 80 } } as const
+  const segment = fc.stringMatching(/^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}$/)
+
+  test('both ways, and absent where there is none', () => {
+    fc.assert(fc.property(fc.record({ trustDomain: fc.domain(), namespace: segment, serviceAccount: segment }), (sourceIdentity) => {
+      const { [name]: text } = writeConnectHeaders(authority, { sourceIdentity })
+      expect(readConnectHeaders({ [name]: String(text) })).toEqual({ sourceIdentity })
+    }))
+    expect(writeConnectHeaders(authority, {})).not.toHaveProperty(name)
+    expect(readConnectHeaders({})).toEqual({})
+  })
+
+  test.each([
+    [''], ['web'], ['spiffe://cluster.local/ns/shop'], ['spiffe://cluster.local/ns/shop/sa/web/'], [' spiffe://cluster.local/ns/shop/sa/web'],
+    ['spiffe://cluster.local/ns/../sa/web'], ['spiffe://cluster.local/ns/shop/sa/web, spiffe://cluster.local/ns/shop/sa/web'],
+    [['spiffe://cluster.local/ns/shop/sa/web']], [`spiffe://cluster.local/ns/shop/sa/${'a'.repeat(254)}`],
+  ])('%j is none, and that is said', (value) => {
+    expect(readConnectHeaders({ [name]: value })).toEqual({ isSourceUnreadable: true })
+  })
+
+  test('any text is precisely one, or none', () => {
+    fc.assert(fc.property(fc.oneof(arbitraryText, arbitraryText.map((text) => `spiffe://cluster.local/ns/shop/sa/${text}`)), (text) => {
+      const { sourceIdentity, isSourceUnreadable } = readConnectHeaders({ [name]: text })
+      expect(sourceIdentity).toEqual(parseIdentity(text))
+      expect(isSourceUnreadable).toBe(sourceIdentity ? undefined : true)
+      if (sourceIdentity) expect(formatIdentity(sourceIdentity)).toBe(text)
+    }), { numRuns: 2_000 })
   })
 })

@@ -12,7 +12,7 @@ import { formatBaggage } from './baggage.ts'
 import type { Baggage } from './baggage.ts'
 import { ConnectionEnd } from './connection-end.ts'
 import { readConnectHeaders } from './connect-headers.ts'
-import type { ConnectHeaders } from './connect-headers.ts'
+import type { ReceivedHeaders } from './connect-headers.ts'
 import { statusOfError } from './connect-status.ts'
 import type { RefusalStatus } from './connect-status.ts'
 import type { HboneEvents } from './events.ts'
@@ -29,7 +29,7 @@ const { NGHTTP2_CANCEL, NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_NO_ERROR } = http2.co
 /** How long a refused stream may stay open, should that fail. */
 const refusalMs = 1_000
 
-export interface ConnectRequest extends ConnectHeaders {
+export interface ConnectRequest extends ReceivedHeaders {
   readonly peerIdentity: Identity
   readonly authority: Authority
   /** Aborted when the client gave up or its connection went; of no meaning after the decision. */

@@ -196,6 +196,18 @@ describe('a request', () => {
     expect(bench.count('streamRefused', because)).toBe(1)
   })
 
+  test('that names its source twice names none', async () => {
+    await bench.close()
+    const seen: unknown[] = []
+    await start({ handler: async ({ sourceIdentity, isSourceUnreadable }) => {
+      seen.push(sourceIdentity, isSourceUnreadable)
+      return { t: 'refuse', status: 400, because: 'seen' }
+    } })
+    const source = 'spiffe://cluster.local/ns/shop/sa/web'
+    expect(await ask({ ':method': 'CONNECT', ':authority': '10.0.0.2:80', 'x-sidestep-source-identity': [source, source] })).toBe(400)
+    expect(seen).toEqual([undefined, true])
+  })
+
   test.each([['POLICY_DENIED', 401, 'POLICY_DENIED'], ['CONNECT_REFUSED', 503, 'TUNNEL_REFUSED'], ['BAD_MESSAGE', 400, 'TUNNEL_REFUSED']] as const)(
     'that the handler rejects with %s is answered with %d', async (code, status, clientCode) => {
       await bench.close()

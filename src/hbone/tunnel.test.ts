@@ -34,13 +34,13 @@ test('a request arrives with who asks and what it says, and bytes go both ways',
   const tunnel = await bench.pool.openTunnel(bench.request({
     headers: {
       baggage: { namespace: 'shop' }, forwarded: { client: { ip: '10.0.0.1', port: 4_711 }, host: 'payments.shop' },
-      traceParent: { traceId: 'a'.repeat(32), spanId: 'b'.repeat(16), isSampled: false },
+      traceParent: { traceId: 'a'.repeat(32), spanId: 'b'.repeat(16), isSampled: false }, sourceIdentity: payments,
     },
   }))
   expect(tunnel).toMatchObject({ peerIdentity: payments, isReused: false, responseHeaders: { ':status': 200, baggage: 'service.name=payments' } })
   expect(seen).toMatchObject({
     peerIdentity: client, authority: { t: 'address', address: { ip: '10.0.0.2', port: 80 } }, baggage: { namespace: 'shop' },
-    forwarded: { client: { ip: '10.0.0.1', port: 4_711 }, host: 'payments.shop' }, traceParent: { traceId: 'a'.repeat(32) },
+    forwarded: { client: { ip: '10.0.0.1', port: 4_711 }, host: 'payments.shop' }, traceParent: { traceId: 'a'.repeat(32) }, sourceIdentity: payments,
   })
   tunnel.stream.end('hello')
   expect(String(await readAll(tunnel.stream))).toBe('hello')
