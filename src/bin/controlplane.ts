@@ -54,7 +54,7 @@ async function run(config: Config): Promise<void> {
       const verdict = await check(metadata)
       return verdict.ok ? { ok: true, identity: verdict.node } : verdict
     },
-    admitNode: (tokenNode, { metadata }) => mayBeNode(tokenNode, metadata),
+    admitNode: ({ identity }, { metadata }) => mayBeNode(identity, metadata),
     logger: logger.child({ component: 'xds' }),
     onPush: (push) => metrics.pushed(push),
     onRefused: (because) => metrics.streamRefused(because),

@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { silentLogger } from '../core/log.ts'
 import { controlPlaneStatusSchema } from '../model/control-plane-status.ts'
 import type { RunningPod } from '../model/running-pod.ts'
-import type { NodeStatus, TypeStatus } from '../xds/node-records.ts'
+import { noType, type NodeStatus, type TypeStatus } from '../xds/node-records.ts'
 import { XdsStore } from '../xds/store.ts'
 import { ControlPlane, type ControlPlaneOptions } from './control-plane.ts'
 import { DirectorySource } from './directory-source.ts'
@@ -113,7 +113,7 @@ describe('the control plane', () => {
 describe('the status file', () => {
   const type = (more: Partial<TypeStatus> = {}): TypeStatus => ({ subscribed: 'all', behind: 0, waitingSinceMs: undefined, pushes: 1, acked: 1, nacked: 0, ...more })
   const node = (name: string, more: Partial<NodeStatus> = {}): NodeStatus => ({
-    node: name, identity: name, peer: '', connectedAtMs: 1, disconnectedAtMs: undefined, types: { address: type(), authorization: type() }, nacks: [], ...more,
+    node: name, identity: name, peer: '', connectedAtMs: 1, disconnectedAtMs: undefined, types: { address: type(), authorization: type(), waypoint: noType }, nacks: [], ...more,
   })
 
   test('is whole, private, and says what nodes said', async () => {
@@ -138,7 +138,7 @@ describe('the status file', () => {
     nodes = [
       node('node-a'),
       node('node-b', { nacks: [{ type: 'authorization', resource: 'shop/q', because: 'too new', atMs: 1 }] }),
-      node('node-c', { types: { address: type(), authorization: type({ behind: 2 }) } }),
+      node('node-c', { types: { address: type(), authorization: type({ behind: 2 }), waypoint: noType } }),
       node('node-d', { disconnectedAtMs: 2 }),
     ]
     await until(() => (of('AuthorizationPolicy shop/q')?.acked.length ?? 0) > 0)

@@ -1,12 +1,12 @@
 // What people are told of nodes: one line a node, by the name in its token, and never more than its streams said.
 import { describe, expect, test } from 'vitest'
-import type { NodeStatus, TypeStatus } from '../xds/node-records.ts'
+import { noType, type NodeStatus, type TypeStatus } from '../xds/node-records.ts'
 import { byNodeName, connectedNodes } from './report.ts'
 
 const type = (more: Partial<TypeStatus> = {}): TypeStatus => ({ subscribed: 'all', behind: 0, waitingSinceMs: undefined, pushes: 1, acked: 1, nacked: 0, ...more })
 const stream = (more: Partial<NodeStatus> = {}): NodeStatus => ({
   node: 'ztunnel~10.0.0.1~a.b~b.svc', identity: 'node-a', peer: '::ffff:172.30.0.1:4000', connectedAtMs: 1, disconnectedAtMs: undefined,
-  types: { address: type(), authorization: type() }, nacks: [], ...more,
+  types: { address: type(), authorization: type(), waypoint: noType }, nacks: [], ...more,
 })
 
 describe('the report of nodes', () => {
@@ -20,9 +20,9 @@ describe('the report of nodes', () => {
 
   test.each<[string, Partial<NodeStatus>]>([
     ['gone', { disconnectedAtMs: 5 }],
-    ['behind', { types: { address: type({ behind: 3 }), authorization: type() } }],
-    ['asked and silent', { types: { address: type({ waitingSinceMs: 1 }), authorization: type() } }],
-    ['interested in half of it', { types: { address: type(), authorization: type({ subscribed: 'none' }) } }],
+    ['behind', { types: { address: type({ behind: 3 }), authorization: type(), waypoint: noType } }],
+    ['asked and silent', { types: { address: type({ waitingSinceMs: 1 }), authorization: type(), waypoint: noType } }],
+    ['interested in half of it', { types: { address: type(), authorization: type({ subscribed: 'none' }), waypoint: noType } }],
     ['refusing something', { nacks: [{ type: 'address', resource: 'x', because: 'bad', atMs: 1 }] }],
   ])('a node that is %s is not up to date', (_what, more) => {
     expect(connectedNodes([stream(more)])[0]?.current).toBe(false)

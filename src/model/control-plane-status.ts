@@ -65,7 +65,10 @@ export const caStatusSchema = z.object({
 export type CaStatus = z.infer<typeof caStatusSchema>
 
 export const connectedNodeSchema = z.object({
+  /** A node's name, or `namespace/name` of a gateway's pod. */
   node: z.string(),
+  /** `namespace/name` of the gateway whose pod it is; absent for nodes. */
+  gateway: z.string().optional(),
   peer: z.string(),
   connected: z.boolean(),
   /** It has, and took, all there is. */

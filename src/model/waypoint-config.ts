@@ -70,3 +70,10 @@ export function waypointResourceName(gateway: GatewayName, { kind, key }: Pick<W
 export function gatewayPrefix({ namespace, name }: GatewayName): string {
   return `${namespace}/${name}/`
 }
+
+/** What a name of `waypointResourceName` is made of; undefined if it is none. `kind` may be one that is not known here. */
+export function parseWaypointResourceName(name: string): { readonly gateway: GatewayName; readonly kind: string; readonly key: string } | undefined {
+  const [namespace = '', gateway = '', kind = '', ...key] = name.split('/')
+  if (namespace === '' || gateway === '' || kind === '' || key.length === 0) return undefined
+  return { gateway: { namespace, name: gateway }, kind, key: key.join('/') }
+}

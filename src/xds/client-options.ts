@@ -1,6 +1,7 @@
 // What a client is told, and what it says of itself.
 import type { JsonObject } from '@bufbuild/protobuf'
 import type { Logger } from '../core/log.ts'
+import type { GatewayName } from '../model/waypoint-config.ts'
 import type { XdsDelta } from './resource-cache.ts'
 import type { ResourceType } from './resource-types.ts'
 
@@ -17,6 +18,10 @@ export interface XdsClientOptions {
   /** Further metadata of each call. */
   readonly headers?: Readonly<Record<string, string>>
   readonly node: { readonly id: string; readonly metadata: JsonObject }
+  /** What is asked for; what a ztunnel needs unless given. */
+  readonly types?: readonly ResourceType[]
+  /** Of the type `waypoint`: whose resources are asked for and taken. Told to the server as GATEWAY in the node's metadata. */
+  readonly gateway?: GatewayName
   /** Ask for addresses one by one with `request` instead of for all. */
   readonly isOnDemand?: boolean
   /** Takes a change in force; the response is acknowledged when it is done. A failure closes the stream and asks again. */
@@ -47,6 +52,7 @@ export type XdsState =
   | { readonly t: 'closed' }
 
 export const clientDefaults = {
+  types: ['address', 'authorization'],
   connectTimeoutMs: 5_000,
   backoff: { firstMs: 10, maxMs: 15_000 },
   keepalive: { timeMs: 30_000, timeoutMs: 10_000 },

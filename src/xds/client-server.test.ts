@@ -396,7 +396,7 @@ describe('limits of the server', () => {
 
   test('who says to be another node is refused', async () => {
     const { port } = await controlPlane({
-      admitNode: (identity, { metadata }) => metadata['NODE_NAME'] === 'n1' && identity === 'agent'
+      admitNode: ({ identity }, { metadata }) => metadata['NODE_NAME'] === 'n1' && identity === 'agent'
         ? { ok: true, identity: 'agent on n1' }
         : { ok: false, code: 'permissionDenied', because: 'the token is of another node' },
     })

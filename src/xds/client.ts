@@ -1,4 +1,4 @@
-// Keeps this node's knowledge of the mesh equal to the control plane's: one delta stream, first addresses, then policies. It
+// Keeps this node's knowledge of the mesh equal to the control plane's: one delta stream, first addresses, then the rest. It
 // lives through anything the network does: what is known stays in force, and a reconnect asks only for what differs. A
 // resource that does not parse is refused by name while its neighbours are taken. It must never decide what is ready to serve.
 import { create, toBinary } from '@bufbuild/protobuf'
@@ -46,7 +46,8 @@ export class XdsClient {
   readonly #log: Logger
   readonly #backoff: Backoff
   readonly #demand: Demand
-  readonly #caches = { address: new ResourceCache('address'), authorization: new ResourceCache('authorization') }
+  readonly #types: readonly ResourceType[]
+  readonly #caches: Readonly<Record<ResourceType, ResourceCache>>
   readonly #stop = new AbortController()
   /** Types that have been acknowledged at least once since this client was made. */
   readonly #synced = new Set<ResourceType>()
@@ -60,6 +61,12 @@ export class XdsClient {
   constructor(options: XdsClientOptions) {
     this.#options = options
     this.#log = options.logger
+    const types: readonly ResourceType[] = options.types ?? clientDefaults.types
+    // Always in the same order, addresses first.
+    this.#types = resourceTypes.filter((type) => types.includes(type))
+    this.#caches = {
+      address: new ResourceCache('address'), authorization: new ResourceCache('authorization'), waypoint: new ResourceCache('waypoint', options.gateway),
+    }
     this.#backoff = new Backoff(options.backoff ?? clientDefaults.backoff)
     this.#demand = new Demand(options.maxNames ?? clientDefaults.maxNames)
     // Who never waits for readiness must not die of a rejection at close.
@@ -72,19 +79,20 @@ export class XdsClient {
     return this.#state
   }
 
-  /** Both types have been acknowledged once; stays true when the control plane goes away. */
+  /** All types have been acknowledged once; stays true when the control plane goes away. */
   get isSynced(): boolean {
-    return this.#synced.size === resourceTypes.length
+    return this.#synced.size === this.#types.length
   }
 
-  /** When both types have been acknowledged once. Rejects with CLOSED if the client is closed before. */
+  /** When all types have been acknowledged once. Rejects with CLOSED if the client is closed before. */
   ready(): Promise<void> {
     return this.#ready.promise
   }
 
   /** Everything that is held; cheap, and safe to keep. */
   snapshot(): XdsSnapshot {
-    return { address: this.#caches.address.resources(), authorization: this.#caches.authorization.resources() }
+    const { address, authorization, waypoint } = this.#caches
+    return { address: address.resources(), authorization: authorization.resources(), waypoint: waypoint.resources() }
   }
 
   /**
@@ -93,10 +101,10 @@ export class XdsClient {
    */
   async restore(snapshot: XdsSnapshot): Promise<readonly Rejection[]> {
     const rejections: Rejection[] = []
-    for (const type of resourceTypes) {
+    for (const type of this.#types) {
       const read = await this.#caches[type].readRaw(snapshot[type])
       await this.#options.onDelta(read.delta)
-      this.#caches[type].commit({ ...read, rejections: [] })
+      this.#caches[type].commit(read)
       rejections.push(...read.rejections)
     }
     return rejections
@@ -235,9 +243,9 @@ export class XdsClient {
     this.#stop.signal.addEventListener('abort', cancel)
     this.#call = call
     try {
-      for (const type of resourceTypes) call.write(this.#firstRequest(type))
+      for (const type of this.#types) call.write(this.#firstRequest(type))
       this.#unsent = []
-      const missing = new Set<ResourceType>(resourceTypes)
+      const missing = new Set<ResourceType>(this.#types)
       this.#setState({ t: 'syncing', missing: [...missing] })
       await this.#receive(call, missing)
     } catch (error) {
@@ -253,7 +261,8 @@ export class XdsClient {
   }
 
   #firstRequest(type: ResourceType): Request {
-    const { id, metadata } = this.#options.node
+    const { node: { id, metadata: told }, gateway } = this.#options
+    const metadata = gateway ? { ...told, GATEWAY: `${gateway.namespace}/${gateway.name}` } : told
     const request: Request = { node: { id, metadata }, typeUrl: typeUrls[type], initialResourceVersions: this.#caches[type].versions() }
     if (type !== 'address' || !this.#options.isOnDemand) return request
     // Subscribing to everything and leaving it at once is how a server learns that this client asks by name.
@@ -265,7 +274,7 @@ export class XdsClient {
       const response = parseResponse(bytes)
       const type = typeOfUrl(response.typeUrl)
       // Never asked for; there is nobody who could take or refuse it.
-      if (!type) continue
+      if (!type || !this.#types.includes(type)) continue
       const cache = this.#caches[type]
       const read = await cache.read(response.frames, response.removed)
       if (this.#stop.signal.aborted) return

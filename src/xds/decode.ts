@@ -15,6 +15,7 @@ import { decoding, refuse } from './decoded.ts'
 import type { Decoded } from './decoded.ts'
 import { serviceFacts, workloadFacts } from './extensions.ts'
 import type { AddressResource, Resource, ResourceType } from './resource-types.ts'
+import { decodeWaypointResource } from './waypoint-codec.ts'
 
 const defaultHbonePort = 15008
 
@@ -267,9 +268,18 @@ export function decodeAuthorization(bytes: Uint8Array): Decoded<Authorization> {
   })
 }
 
-/** A resource of either type. */
+/** A resource of any type. */
 export function decodeResource(type: ResourceType, bytes: Uint8Array): Decoded<Resource> {
-  if (type === 'address') return decodeAddress(bytes)
-  const decoded = decodeAuthorization(bytes)
-  return decoded.ok ? { ok: true, value: { kind: 'policy', policy: decoded.value } } : decoded
+  switch (type) {
+    case 'address':
+      return decodeAddress(bytes)
+    case 'authorization': {
+      const decoded = decodeAuthorization(bytes)
+      return decoded.ok ? { ok: true, value: { kind: 'policy', policy: decoded.value } } : decoded
+    }
+    case 'waypoint': {
+      const decoded = decodeWaypointResource(bytes)
+      return decoded.ok ? { ok: true, value: { kind: 'waypoint', resource: decoded.value } } : decoded
+    }
+  }
 }

@@ -1,5 +1,6 @@
 // What is known of each node that asked for the mesh's state: where it is, how far behind it is, and which resources it
 // refused and why. A record outlives its stream for a while, so that a node that went away is seen to have gone.
+import type { GatewayName } from '../model/waypoint-config.ts'
 import type { Rejection } from './resource-cache.ts'
 import type { ResourceType } from './resource-types.ts'
 import { resourceTypes } from './resource-types.ts'
@@ -28,6 +29,8 @@ export interface TypeStatus {
 export interface NodeStatus {
   readonly node: string
   readonly identity: string
+  /** Absent for nodes. */
+  readonly gateway?: GatewayName
   readonly peer: string
   readonly connectedAtMs: number
   /** Undefined while a stream is there. */
@@ -47,12 +50,14 @@ const maxNacks = 1000
 export class NodeRecord {
   readonly node: string
   identity = ''
+  gateway: GatewayName | undefined
   peer = ''
   connectedAtMs = 0
   disconnectedAtMs: number | undefined
   readonly progress: Record<ResourceType, Progress> = {
     address: { pushes: 0, acked: 0, nacked: 0 },
     authorization: { pushes: 0, acked: 0, nacked: 0 },
+    waypoint: { pushes: 0, acked: 0, nacked: 0 },
   }
   readonly #nacks = new Map<string, Nack>()
 
@@ -85,7 +90,7 @@ export class NodeRecords {
     this.#keepMs = keepMs
   }
 
-  connected(node: string, identity: string, peer: string, nowMs: number): NodeRecord {
+  connected(node: string, { identity, gateway }: Pick<NodeStatus, 'identity' | 'gateway'>, peer: string, nowMs: number): NodeRecord {
     this.#forget(nowMs)
     // The identity belongs to the key: nobody may write into the record of another by using its name.
     const key = `${identity} ${node}`
@@ -93,6 +98,7 @@ export class NodeRecords {
     this.#records.delete(key)
     this.#records.set(key, record)
     record.identity = identity
+    record.gateway = gateway
     record.peer = peer
     record.connectedAtMs = nowMs
     record.disconnectedAtMs = undefined
@@ -119,7 +125,7 @@ export class NodeRecords {
 export const noType: TypeStatus = { subscribed: 'none', behind: 0, waitingSinceMs: undefined, pushes: 0, acked: 0, nacked: 0 }
 
 export function statusOf(record: NodeRecord, typeStatus: (type: ResourceType) => TypeStatus): NodeStatus {
-  const { node, identity, peer, connectedAtMs, disconnectedAtMs, nacks } = record
+  const { node, identity, gateway, peer, connectedAtMs, disconnectedAtMs, nacks } = record
   const types = Object.fromEntries(resourceTypes.map((type) => [type, typeStatus(type)])) as Record<ResourceType, TypeStatus>
-  return { node, identity, peer, connectedAtMs, disconnectedAtMs, types, nacks }
+  return { node, identity, ...(gateway && { gateway }), peer, connectedAtMs, disconnectedAtMs, types, nacks }
 }

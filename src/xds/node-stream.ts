@@ -2,23 +2,26 @@
 // the last one is answered. Decides nothing about content; a node that breaks a rule is told which and let go.
 import type { ServerDuplexStream } from '@grpc/grpc-js'
 import { status as grpcStatus } from '@grpc/grpc-js'
+import { gatewayPrefix } from '../model/waypoint-config.ts'
 import type { DeltaDiscoveryRequest } from '../proto/discovery_pb.ts'
 import { encodeResponse } from './frames.ts'
 import { noType } from './node-records.ts'
 import type { NodeRecord, TypeStatus } from './node-records.ts'
 import { readRefusal } from './refusal.ts'
-import type { ResourceLog } from './resource-log.ts'
+import { PrefixView } from './resource-log.ts'
+import type { LogView } from './resource-log.ts'
 import { resourceTypes, typeOfUrl, typeUrls } from './resource-types.ts'
 import type { ResourceType } from './resource-types.ts'
 import type { XdsLimits, XdsServerOptions } from './server-options.ts'
+import type { XdsStore } from './store.ts'
 import { Subscription } from './subscription.ts'
 
 export type XdsCall = ServerDuplexStream<DeltaDiscoveryRequest, Buffer>
 
 export interface StreamContext {
-  readonly logs: Readonly<Record<ResourceType, ResourceLog>>
+  readonly store: Pick<XdsStore, 'logs' | 'addressesOfWaypoint'>
   readonly limits: XdsLimits
-  /** How long policies wait for the node to ask for addresses too. */
+  /** How long the other types wait for the node to ask for addresses too. */
   readonly orderMs: number
   readonly onPush: XdsServerOptions['onPush']
 }
@@ -64,7 +67,7 @@ export class NodeStream {
     const { subscription, waiting } = channel
     return {
       subscribed: subscription.isWildcard ? 'all' : subscription.size,
-      behind: this.#context.logs[type].seq - subscription.position,
+      behind: this.#context.store.logs[type].seq - subscription.position,
       waitingSinceMs: waiting?.sinceMs,
       ...this.record.progress[type],
     }
@@ -83,7 +86,7 @@ export class NodeStream {
     const channel = this.#channels.get(type)
     if (!channel) {
       const { initialResourceVersions: initialVersions } = request
-      this.#open(type, new Subscription(this.#context.logs[type], { ...interest, initialVersions }, this.#context.limits.pushBytes))
+      this.#open(type, new Subscription(this.#viewOf(type), { ...interest, initialVersions }, this.#context.limits.pushBytes))
       return
     }
     if (request.responseNonce !== '') this.#answered(type, channel, request)
@@ -97,14 +100,14 @@ export class NodeStream {
   /** Sends the type's next push if one is due and the last one is answered. */
   pump(type: ResourceType): void {
     const channel = this.#channels.get(type)
-    if (this.#isOver || !channel?.isStarted || channel.waiting) return
+    if (this.#isOver || !channel?.isStarted || channel.waiting || (type === 'waypoint' && this.#lacksAddresses)) return
     const { subscription } = channel
     if (subscription.isLost) return this.end(grpcStatus.ABORTED, 'too far behind; reconnect with what you have')
     const push = subscription.next()
     if (!push) return
     nonces += 1
     const nonce = nonces.toString(36)
-    const { seq } = this.#context.logs[type]
+    const { seq } = this.#context.store.logs[type]
     const bytes = encodeResponse({ typeUrl: typeUrls[type], nonce, systemVersion: String(seq), removed: push.removed }, push.frames)
     const giveUp = (): void => this.end(grpcStatus.DEADLINE_EXCEEDED, `a push of ${type} was not answered`)
     const timer = this.#after(this.#context.limits.answerMs, giveUp)
@@ -112,6 +115,7 @@ export class NodeStream {
     this.record.progress[type].pushes += 1
     this.#context.onPush?.({ type, resources: push.names.length, removed: push.removed.length, bytes: bytes.length })
     this.#call.write(bytes)
+    if (type === 'address') this.pump('waypoint')
   }
 
   /** Ends the stream with a status; what is in force at the node stays so. */
@@ -126,6 +130,19 @@ export class NodeStream {
     this.#isOver = true
     for (const timer of this.#timers) clearTimeout(timer)
     this.#timers.clear()
+  }
+
+  /** A gateway is told of its own resources, whatever it asks for, and who is none of nothing. */
+  #viewOf(type: ResourceType): LogView {
+    const log = this.#context.store.logs[type]
+    const { gateway } = this.record
+    return type === 'waypoint' ? new PrefixView(log, gateway && gatewayPrefix(gateway)) : log
+  }
+
+  /** Addresses that a change of the waypoint's resources may count on are still to be sent: a stream keeps its order. */
+  get #lacksAddresses(): boolean {
+    const position = this.position('address')
+    return position !== undefined && position < this.#context.store.addressesOfWaypoint
   }
 
   // A node that knows policies but no addresses cannot apply them, so addresses come first whatever it asks for first.

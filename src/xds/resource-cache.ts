@@ -3,6 +3,8 @@
 // server is asked again.
 import { policyKey } from '../model/authorization.ts'
 import type { Authorization } from '../model/authorization.ts'
+import { gatewayPrefix, waypointResourceName } from '../model/waypoint-config.ts'
+import type { GatewayName, WaypointResource } from '../model/waypoint-config.ts'
 import { serviceKey } from '../model/workload.ts'
 import type { Service, Workload } from '../model/workload.ts'
 import { decodeResource } from './decode.ts'
@@ -20,6 +22,15 @@ export interface XdsDelta {
   /** Resource names: a workload's uid or a service's key. */
   readonly removedAddresses: readonly string[]
   readonly removedPolicies: readonly string[]
+  /** Of the client's own gateway. */
+  readonly waypoint: readonly WaypointResource[]
+  /** Resource names; `parseWaypointResourceName` tells kind and key. */
+  readonly removedWaypoint: readonly string[]
+  /**
+   * Resources of the gateway that were refused where no earlier one of that name is in force: what they are for is not known, so
+   * it must not be served as if nothing had been said. Each stays so until its name is given or removed.
+   */
+  readonly refusedWaypoint: readonly Rejection[]
 }
 
 export interface Rejection {
@@ -40,7 +51,7 @@ const sliceSize = 250
 
 const breathe = (): Promise<void> => new Promise((resolve) => { setImmediate(resolve) })
 
-function nameOf(resource: Resource): string {
+function nameOf(resource: Resource, gateway: GatewayName | undefined): string {
   switch (resource.kind) {
     case 'workload':
       return resource.workload.uid
@@ -48,18 +59,28 @@ function nameOf(resource: Resource): string {
       return serviceKey(resource.service)
     case 'policy':
       return policyKey(resource.policy)
+    case 'waypoint':
+      return waypointResourceName(gateway ?? noGateway, resource.resource)
   }
 }
 
+const noGateway: GatewayName = { namespace: '', name: '' }
+
+/** A delta that is being put together. */
+type DeltaDraft = { readonly [Part in 'workloads' | 'services' | 'policies' | 'waypoint']: XdsDelta[Part][number][] }
+
 export class ResourceCache {
   readonly type: ResourceType
+  readonly #gateway: GatewayName | undefined
   readonly #held = new Map<string, RawResource>()
   readonly #byAlias = new Map<string, string>()
   /** Names whose latest version was refused: the server must send them again after a reconnect. */
   readonly #rejected = new Set<string>()
 
-  constructor(type: ResourceType) {
+  /** Of the type `waypoint` only resources of `gateway` are taken. */
+  constructor(type: ResourceType, gateway?: GatewayName) {
     this.type = type
+    this.#gateway = gateway
   }
 
   get size(): number {
@@ -78,6 +99,8 @@ export class ResourceCache {
   /** Name to version, for initial_resource_versions; no version where another must be sent again or, if it is gone, removed. */
   versions(): Record<string, string> {
     const versions: Record<string, string> = Object.create(null) as Record<string, string>
+    // Not held, but who was told of the refusal must hear it if there is no such resource any more.
+    for (const name of this.#rejected) if (name !== '') versions[name] = ''
     for (const { name, version } of this.#held.values()) versions[name] = this.#rejected.has(name) ? '' : version
     return versions
   }
@@ -97,9 +120,7 @@ export class ResourceCache {
     open: (source: T) => RawResource & { readonly typeUrl: string },
     removed: readonly string[],
   ): Promise<ReadResponse> {
-    const workloads: Workload[] = []
-    const services: Service[] = []
-    const policies: Authorization[] = []
+    const draft: DeltaDraft = { workloads: [], services: [], policies: [], waypoint: [] }
     const accepted: RawResource[] = []
     const rejections: Rejection[] = []
     let done = 0
@@ -116,14 +137,15 @@ export class ResourceCache {
       if (held && Buffer.compare(held.value, raw.value) === 0 && typeUrl === typeUrls[this.type]) {
         accepted.push(raw)
       } else {
-        const because = this.#decodeInto(raw, typeUrl, workloads, services, policies)
+        const because = this.#decodeInto(raw, typeUrl, draft)
         if (because === undefined) accepted.push(raw)
         else rejections.push({ name: raw.name, because })
       }
     }
-    const gone = removed.filter((name) => this.#held.has(name))
-    const [removedAddresses, removedPolicies] = this.type === 'address' ? [gone, []] : [[], gone]
-    return { delta: { workloads, services, policies, removedAddresses, removedPolicies }, accepted, removed, rejections }
+    const gone = removed.filter((name) => this.#held.has(name) || this.#rejected.has(name))
+    const goneOf = (type: ResourceType): string[] => (this.type === type ? gone : [])
+    const removedOf = { removedAddresses: goneOf('address'), removedPolicies: goneOf('authorization'), removedWaypoint: goneOf('waypoint') }
+    return { delta: { ...draft, ...removedOf, refusedWaypoint: this.#unknown(rejections) }, accepted, removed, rejections }
   }
 
   /** Makes a response that was read the state. */
@@ -137,22 +159,32 @@ export class ResourceCache {
     for (const { name } of rejections) this.#rejected.add(name)
   }
 
-  #decodeInto(raw: RawResource, typeUrl: string, workloads: Workload[], services: Service[], policies: Authorization[]): string | undefined {
+  #unknown(rejections: readonly Rejection[]): readonly Rejection[] {
+    if (this.type !== 'waypoint' || !this.#gateway) return []
+    const prefix = gatewayPrefix(this.#gateway)
+    return rejections.filter(({ name }) => name.startsWith(prefix) && !this.#held.has(name))
+  }
+
+  #decodeInto(raw: RawResource, typeUrl: string, draft: DeltaDraft): string | undefined {
     if (typeUrl !== typeUrls[this.type]) return `has the type ${JSON.stringify(typeUrl)}`
     const decoded = decodeResource(this.type, raw.value)
     if (!decoded.ok) return decoded.because
     const resource = decoded.value
     // Removal goes by the resource's name; content of another name would stay for ever.
-    if (nameOf(resource) !== raw.name) return `has the content of ${JSON.stringify(nameOf(resource))}`
+    const name = nameOf(resource, this.#gateway)
+    if (name !== raw.name) return `has the content of ${JSON.stringify(name)}`
     switch (resource.kind) {
       case 'workload':
-        workloads.push(resource.workload)
+        draft.workloads.push(resource.workload)
         break
       case 'service':
-        services.push(resource.service)
+        draft.services.push(resource.service)
         break
       case 'policy':
-        policies.push(resource.policy)
+        draft.policies.push(resource.policy)
+        break
+      case 'waypoint':
+        draft.waypoint.push(resource.resource)
         break
     }
     return undefined

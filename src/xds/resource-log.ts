@@ -158,6 +158,48 @@ export class ResourceLog {
   }
 }
 
+/** What a subscriber may read of a log. */
+export type LogView = Pick<ResourceLog, 'seq' | 'floor' | 'get' | 'find' | 'membersOf' | 'since'>
+
+/** Only the resources whose names begin with the prefix; none without one. For everything else there is no such name. */
+export class PrefixView implements LogView {
+  readonly #log: ResourceLog
+  readonly #prefix: string | undefined
+
+  constructor(log: ResourceLog, prefix: string | undefined) {
+    this.#log = log
+    this.#prefix = prefix
+  }
+
+  get seq(): number {
+    return this.#log.seq
+  }
+
+  get floor(): number {
+    return this.#log.floor
+  }
+
+  get(name: string): Entry | undefined {
+    return this.#shows(name) ? this.#log.get(name) : undefined
+  }
+
+  find(name: string): Entry[] {
+    return this.#log.find(name).filter((entry) => this.#shows(entry.name))
+  }
+
+  membersOf(name: string): Entry[] {
+    return this.#log.membersOf(name).filter((entry) => this.#shows(entry.name))
+  }
+
+  *since(seq: number): ReturnType<ResourceLog['since']> {
+    for (const change of this.#log.since(seq)) if (this.#shows(change.name)) yield change
+  }
+
+  #shows(name: string): boolean {
+    return this.#prefix !== undefined && name.startsWith(this.#prefix)
+  }
+}
+
 function index(map: Map<string, Set<string>>, key: string, name: string): void {
   const names = map.get(key)
   if (names) names.add(name)

@@ -2,10 +2,21 @@
 import type { JsonObject } from '@bufbuild/protobuf'
 import type { ServerOptions } from '@grpc/grpc-js'
 import type { Logger } from '../core/log.ts'
+import type { GatewayName } from '../model/waypoint-config.ts'
+
+export interface Admitted {
+  readonly ok: true
+  /** Who it is: nobody else's streams are told as its own. */
+  readonly identity: string
+  /** The node that it is, or that it runs on. */
+  readonly node?: string
+  /** It is one of this gateway's pods, and may have the gateway's resources. */
+  readonly gateway?: GatewayName
+}
 
 /** Refusals reach the peer as gRPC status with the reason. */
 export type Admission =
-  | { readonly ok: true; readonly identity: string }
+  | Admitted
   | { readonly ok: false; readonly code: 'unauthenticated' | 'permissionDenied'; readonly because: string }
 
 export interface Caller {
@@ -18,8 +29,8 @@ export interface Caller {
 export interface XdsServerOptions {
   /** Who calls; asked before anything of the stream is read. */
   readonly authenticate: (caller: Caller) => Promise<Admission>
-  /** Whether the one who calls may be the node that it says it is; asked with the first request of a stream. */
-  readonly admitNode?: (identity: string, node: { readonly id: string; readonly metadata: JsonObject }) => Admission
+  /** Whether the one who calls may be the node that it says it is; asked with the first request of a stream, and counts instead. */
+  readonly admitNode?: (caller: Admitted, node: { readonly id: string; readonly metadata: JsonObject }) => Admission
   readonly logger: Logger
   /** Each push, for metrics. */
   readonly onPush?: (push: { readonly type: string; readonly resources: number; readonly removed: number; readonly bytes: number }) => void

@@ -17,7 +17,7 @@ import type { StreamContext, XdsCall } from './node-stream.ts'
 import { resourceTypes } from './resource-types.ts'
 import type { ResourceType } from './resource-types.ts'
 import { serverDefaults } from './server-options.ts'
-import type { Admission, XdsLimits, XdsServerOptions } from './server-options.ts'
+import type { Admission, Admitted, XdsLimits, XdsServerOptions } from './server-options.ts'
 import type { XdsStore } from './store.ts'
 
 const refusalCodes = { unauthenticated: grpcStatus.UNAUTHENTICATED, permissionDenied: grpcStatus.PERMISSION_DENIED } as const
@@ -43,7 +43,7 @@ export class XdsServer {
     this.#options = options
     this.#store = store
     this.#limits = { ...serverDefaults.limits, ...options.limits }
-    this.#context = { logs: store.logs, limits: this.#limits, orderMs: debounceMs, onPush: options.onPush }
+    this.#context = { store, limits: this.#limits, orderMs: debounceMs, onPush: options.onPush }
     this.#records = new NodeRecords(this.#limits.nodes, this.#limits.keepNodeMs)
     this.#debounce = new Debounce(() => this.#pushAll(), debounceMs, maxDebounceMs)
     store.listen(() => this.#debounce.changed())
@@ -97,7 +97,7 @@ export class XdsServer {
     for (const event of ['cancelled', 'close', 'error', 'finish']) call.once(event, () => clearTimeout(timer))
     call.once('data', (request: DeltaDiscoveryRequest) => {
       clearTimeout(timer)
-      this.#attach(call, admission.identity, request)
+      this.#attach(call, admission, request)
     })
     call.once('end', () => call.end())
   }
@@ -112,15 +112,16 @@ export class XdsServer {
     }
   }
 
-  #attach(call: XdsCall, identity: string, first: DeltaDiscoveryRequest): void {
+  #attach(call: XdsCall, caller: Admitted, first: DeltaDiscoveryRequest): void {
     const id = first.node?.id ?? ''
     if (id === '' || id.length > this.#limits.nameLength) {
       return refuse(call, grpcStatus.INVALID_ARGUMENT, 'the first request has no node id')
     }
     const metadata = (first.node?.metadata ?? {}) as JsonObject
-    const admission = this.#options.admitNode?.(identity, { id, metadata })
-    if (admission && !admission.ok) return this.#refuse(call, admission)
-    const record = this.#records.connected(id, admission?.identity ?? identity, call.getPeer(), Date.now())
+    const admission = this.#options.admitNode?.(caller, { id, metadata }) ?? caller
+    if (!admission.ok) return this.#refuse(call, admission)
+    const { identity } = admission
+    const record = this.#records.connected(id, admission, call.getPeer(), Date.now())
     const streams = this.#streams.get(record) ?? new Set()
     const { streamsPerNode } = this.#limits
     if (streams.size >= streamsPerNode) return this.#overLimit(call, `more than ${streamsPerNode} streams of one node`)
@@ -167,6 +168,7 @@ export class XdsServer {
         // On a stream that is up to date a policy goes ahead of the workload that begins to name it.
         stream.pump('authorization')
         stream.pump('address')
+        stream.pump('waypoint')
       }
       if (from + nodesAtOnce < streams.length) {
         setImmediate(step, from + nodesAtOnce)

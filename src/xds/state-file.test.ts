@@ -25,6 +25,8 @@ const raw = fc.record({
   value: fc.uint8Array({ maxLength: 60 }).map((bytes) => Buffer.from(bytes)),
 })
 
+const raws = fc.array(raw, { maxLength: 5 })
+
 function many(count: number): XdsSnapshot {
   return {
     address: Array.from({ length: count }, (_, i) => {
@@ -32,15 +34,16 @@ function many(count: number): XdsSnapshot {
       return { name: workload.uid, version: String(i), aliases: [`/10.0.0.${i}`], value: Buffer.from(encodeWorkload(workload)) }
     }),
     authorization: [],
+    waypoint: [],
   }
 }
 
 describe('the state file', () => {
   test('gives back what was saved', async () => {
     const where = file()
-    await fc.assert(fc.asyncProperty(fc.array(raw, { maxLength: 5 }), fc.array(raw, { maxLength: 5 }), async (address, authorization) => {
-      await saveState(where, { address, authorization })
-      expect(await loadState(where)).toEqual({ ok: true, value: { address, authorization } })
+    await fc.assert(fc.asyncProperty(raws, raws, raws, async (address, authorization, waypoint) => {
+      await saveState(where, { address, authorization, waypoint })
+      expect(await loadState(where)).toEqual({ ok: true, value: { address, authorization, waypoint } })
     }), { numRuns: 30 })
   })
 

@@ -15,6 +15,7 @@ import type { XdsSnapshot } from './client.ts'
 import { decodeFrame, encodeFrame, encodeResponse, parseResponse } from './frames.ts'
 import type { RawResource } from './frames.ts'
 import { resourceTypes, typeOfUrl, typeUrls } from './resource-types.ts'
+import type { ResourceType } from './resource-types.ts'
 
 // The file: magic, then blocks of a 4-byte length and that many bytes, then 32 bytes of SHA-256 of all before. The first block
 // is the scope; each of the others is a delta response with some resources of one type.
@@ -135,7 +136,7 @@ export async function parseState(bytes: Buffer, scope: string): Promise<Decoded<
   const end = bytes.length - digestLength
   if (end < magic.length || !bytes.subarray(0, magic.length).equals(magic)) return { ok: false, because: 'not a state file of this version' }
   if (!hash('sha256', bytes.subarray(0, end), 'buffer').equals(bytes.subarray(end))) return { ok: false, because: 'the checksum does not fit' }
-  const snapshot = { address: [] as RawResource[], authorization: [] as RawResource[] }
+  const snapshot: MutableSnapshot = { address: [], authorization: [], waypoint: [] }
   let at = magic.length
   let isFirst = true
   while (at < end) {
@@ -156,7 +157,9 @@ export async function parseState(bytes: Buffer, scope: string): Promise<Decoded<
   return isFirst ? { ok: false, because: 'it has no scope' } : { ok: true, value: snapshot }
 }
 
-function readBlock(content: Buffer, snapshot: { readonly address: RawResource[]; readonly authorization: RawResource[] }): void {
+type MutableSnapshot = Readonly<Record<ResourceType, RawResource[]>>
+
+function readBlock(content: Buffer, snapshot: MutableSnapshot): void {
   const { typeUrl, frames } = parseResponse(content)
   const type = typeOfUrl(typeUrl) ?? refuse(`it has the type ${JSON.stringify(typeUrl.slice(0, 200))}`)
   for (const frame of frames) {

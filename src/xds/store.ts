@@ -1,16 +1,28 @@
-// What a control plane publishes: the current resources of both types, encoded once each. Whoever changes it says what is
+// What a control plane publishes: the current resources of all types, encoded once each. Whoever changes it says what is
 // now; what differs from before, if anything, is found out here.
+import { MeshError } from '../core/errors.ts'
 import { policyKey } from '../model/authorization.ts'
+import { parseWaypointResourceName } from '../model/waypoint-config.ts'
+import type { WaypointResource } from '../model/waypoint-config.ts'
 import type { Service, Workload } from '../model/workload.ts'
 import { serviceKey } from '../model/workload.ts'
+import type { StateDelta } from '../model/workload-store.ts'
 import { encodeAuthorization, encodeService, encodeWorkload } from './encode.ts'
-import type { XdsDelta } from './resource-cache.ts'
 import { ResourceLog } from './resource-log.ts'
 import type { NewEntry } from './resource-log.ts'
 import { addressAlias } from './resource-types.ts'
+import { encodeWaypointResource } from './waypoint-codec.ts'
+
+/** Changes to publish. Removals come first: a name that is removed and given stays. */
+export interface StoreDelta extends StateDelta {
+  /** By `waypointResourceName`: whose each is is told by its name. */
+  readonly waypoint?: ReadonlyMap<string, WaypointResource>
+  /** Resource names. */
+  readonly removedWaypoint?: readonly string[]
+}
 
 /** The whole of what is to be published. */
-export type XdsState = Pick<XdsDelta, 'workloads' | 'services' | 'policies'>
+export type XdsState = Required<Pick<StateDelta, 'workloads' | 'services' | 'policies'>> & Pick<StoreDelta, 'waypoint'>
 
 function workloadEntry(workload: Workload): NewEntry {
   // A pod on its node's network does not own the address; nobody may be told that it is behind it.
@@ -23,18 +35,38 @@ function serviceEntry(service: Service): NewEntry {
   return { name: serviceKey(service), aliases, memberOf: [], value: encodeService(service) }
 }
 
+function waypointEntry(name: string, resource: WaypointResource): NewEntry {
+  const parts = parseWaypointResourceName(name)
+  if (parts?.kind !== resource.kind || parts.key !== resource.key) {
+    throw new MeshError('BAD_MESSAGE', `${JSON.stringify(name)} is no name for ${resource.kind} ${resource.key}`)
+  }
+  return { name, aliases: [], memberOf: [], value: encodeWaypointResource(resource) }
+}
+
 export class XdsStore {
-  readonly logs = { address: new ResourceLog('address'), authorization: new ResourceLog('authorization') } as const
+  readonly logs = {
+    address: new ResourceLog('address'), authorization: new ResourceLog('authorization'), waypoint: new ResourceLog('waypoint'),
+  } as const
   #onChange: () => void = () => {}
+  #addressesOfWaypoint = 0
 
   /** For the server, once. */
   listen(onChange: () => void): void {
     this.#onChange = onChange
   }
 
-  /** Publishes changes. Throws BAD_MESSAGE, with nothing or a part of it published, if an address in it is none. */
-  apply(delta: Partial<XdsDelta>): void {
-    const { address, authorization } = this.logs
+  /** Progress in the addresses' log that a node must have made before it is sent the newest of its waypoint's resources. */
+  get addressesOfWaypoint(): number {
+    return this.#addressesOfWaypoint
+  }
+
+  /**
+   * Publishes changes. Throws BAD_MESSAGE, with nothing or a part of it published, if an address in it is none, or a waypoint's
+   * resource is too large or has the name of another.
+   */
+  apply(delta: StoreDelta): void {
+    const { address, authorization, waypoint } = this.logs
+    const { seq } = waypoint
     let isChanged = false
     const note = (changed: boolean): void => { isChanged ||= changed }
     try {
@@ -45,7 +77,11 @@ export class XdsStore {
       for (const policy of delta.policies ?? []) {
         note(authorization.set({ name: policyKey(policy), aliases: [], memberOf: [], value: encodeAuthorization(policy) }))
       }
+      for (const name of delta.removedWaypoint ?? []) note(waypoint.remove(name))
+      for (const [name, resource] of delta.waypoint ?? []) note(waypoint.set(waypointEntry(name, resource)))
     } finally {
+      // Routes that came with a service are of no use before it.
+      if (waypoint.seq !== seq) this.#addressesOfWaypoint = address.seq
       if (isChanged) this.#onChange()
     }
   }
@@ -58,6 +94,7 @@ export class XdsStore {
       ...state,
       removedAddresses: [...this.logs.address.names()].filter((name) => !addresses.has(name)),
       removedPolicies: [...this.logs.authorization.names()].filter((name) => !policies.has(name)),
+      removedWaypoint: [...this.logs.waypoint.names()].filter((name) => !state.waypoint?.has(name)),
     })
   }
 }

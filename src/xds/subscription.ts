@@ -1,6 +1,6 @@
 // What one node has been told about one type of resource, and so what it has to be told next. Pure state: the stream around it
 // sends what `next` returns and reports the answer. At most one push waits for its answer; changes in the meantime coalesce.
-import type { Entry, ResourceLog } from './resource-log.ts'
+import type { Entry, LogView } from './resource-log.ts'
 
 export interface Push {
   readonly frames: readonly Uint8Array[]
@@ -15,7 +15,7 @@ export interface Interest {
 }
 
 export class Subscription {
-  readonly #log: ResourceLog
+  readonly #log: LogView
   readonly #maxBytes: number
   readonly #names = new Set<string>()
   /** By name to version: on demand all that the node holds; with everything subscribed only until the first pass is through. */
@@ -28,7 +28,7 @@ export class Subscription {
   readonly #asked = new Set<string>()
   #isFirst = true
 
-  constructor(log: ResourceLog, first: Interest & { readonly initialVersions: Readonly<Record<string, string>> }, maxBytes: number) {
+  constructor(log: LogView, first: Interest & { readonly initialVersions: Readonly<Record<string, string>> }, maxBytes: number) {
     this.#log = log
     this.#maxBytes = maxBytes
     this.#known = new Map(Object.entries(first.initialVersions))

@@ -152,6 +152,8 @@ export class WatchedClient {
   #take(delta: XdsDelta): void {
     this.deltas.push(delta)
     for (const name of [...delta.removedAddresses, ...delta.removedPolicies]) this.known.delete(name)
+    for (const name of delta.removedWaypoint) this.known.delete(name.split('/').slice(2).join('/'))
+    for (const each of delta.waypoint) this.known.set(`${each.kind}/${each.key}`, each)
     for (const each of delta.workloads) this.known.set(each.uid, each)
     for (const each of delta.services) this.known.set(`${each.namespace}/${each.hostname}`, each)
     for (const each of delta.policies) this.known.set(`${each.namespace}/${each.name}`, each)
