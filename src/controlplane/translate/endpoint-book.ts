@@ -6,8 +6,10 @@ import { objectKey, type EndpointSliceManifest, type NodeManifest, type ServiceE
 import { sliceServiceLabel } from '../../model/manifest-service.ts'
 import type { RunningPod } from '../../model/running-pod.ts'
 import type { PortMapping, Workload } from '../../model/workload.ts'
+import type { BindingBook } from './binding-book.ts'
 import type { NamespaceBook } from './namespace-book.ts'
 import type { PolicyBook } from './policy-book.ts'
+import { waypointFields } from './routes/bindings.ts'
 import { LabelIndex, MultiMap, SelectorIndex } from './selectors.ts'
 import { endpointPorts, type PortNames } from './service.ts'
 import type { ServiceBook, ServiceOwner } from './service-book.ts'
@@ -54,6 +56,7 @@ export class EndpointBook {
   readonly #services: ServiceBook
   readonly #policies: PolicyBook
   readonly #namespaces: NamespaceBook
+  readonly #bindings: BindingBook
   readonly #backends = new Map<string, Backend>()
   readonly #labels = new LabelIndex()
   readonly #ownerSelectors = new SelectorIndex()
@@ -61,14 +64,16 @@ export class EndpointBook {
   readonly #byNode = new MultiMap()
   readonly #podsByIp = new MultiMap()
   readonly #slices = new Map<string, EndpointSliceManifest>()
+  readonly #sliceLabels = new LabelIndex()
   readonly #slicesByIp = new MultiMap()
   readonly #slicesByService = new MultiMap()
 
-  constructor(settings: TranslateSettings, services: ServiceBook, policies: PolicyBook, namespaces: NamespaceBook) {
+  constructor(settings: TranslateSettings, services: ServiceBook, policies: PolicyBook, namespaces: NamespaceBook, bindings: BindingBook) {
     this.#settings = settings
     this.#services = services
     this.#policies = policies
     this.#namespaces = namespaces
+    this.#bindings = bindings
   }
 
   /** Each of these returns the keys whose workloads may be others now. */
@@ -149,6 +154,7 @@ export class EndpointBook {
     const key = objectKey(slice)
     const dirty = this.removeSlice(key)
     this.#slices.set(key, slice)
+    this.#sliceLabels.set(key, slice.metadata.namespace, slice.metadata.labels)
     this.#slicesByService.add(serviceOfSlice(slice), key)
     for (const ip of addressesOf(slice)) this.#slicesByIp.add(ip, key)
     for (const { nodeName } of slice.endpoints) if (nodeName !== undefined) this.#byNode.add(nodeName, key)
@@ -161,6 +167,7 @@ export class EndpointBook {
     const before = this.#slices.get(key)
     if (!before) return dirty
     this.#slices.delete(key)
+    this.#sliceLabels.delete(key)
     this.#slicesByService.delete(serviceOfSlice(before), key)
     for (const ip of addressesOf(before)) this.#slicesByIp.delete(ip, key)
     for (const { nodeName } of before.endpoints) if (nodeName !== undefined) this.#byNode.delete(nodeName, key)
@@ -180,6 +187,16 @@ export class EndpointBook {
     return labels ? this.#labels.select(namespace, labels) : this.#labels.all(namespace)
   }
 
+  /** Of those, and of slices, whose endpoints have their labels. */
+  *labelled(namespace: string | undefined, labels: Labels | undefined): Generator<string> {
+    yield* this.withLabels(namespace, labels)
+    yield* labels ? this.#sliceLabels.select(namespace, labels) : this.#sliceLabels.all(namespace)
+  }
+
+  #waypoint(namespace: string, labels: Labels): Pick<Workload, 'waypoint' | 'waypointFailure'> {
+    return waypointFields(this.#bindings.bindingOf({ kind: 'workload', namespace, labels }), this.#settings)
+  }
+
   /** The workloads that a key stands for now; none if there is nothing of that key. */
   workloadsOf(key: string): readonly Workload[] {
     const backend = this.#backends.get(key)
@@ -194,7 +211,9 @@ export class EndpointBook {
   #ofBackend(backend: Backend): Workload {
     const { namespace, labels } = backend
     const egress = this.#namespaces.egressOf(namespace)
-    const surroundings = { ...this.#attached(backend), policies: this.#policies.namesFor(namespace, labels), ...(egress && { egress }) }
+    const surroundings = {
+      ...this.#attached(backend), policies: this.#policies.namesFor(namespace, labels), ...(egress && { egress }), ...this.#waypoint(namespace, labels),
+    }
     if (backend.t === 'entry') return entryWorkload(backend.entry, surroundings, this.#settings)
     return podWorkload(backend.pod, localityOf(this.#nodes.get(backend.pod.node)), surroundings, this.#settings)
   }
@@ -255,17 +274,22 @@ export class EndpointBook {
       // A pod that is not known here yet will come as itself, with its identity.
       if (ip === undefined || seen.has(ip) || endpoint.targetRef?.kind === 'Pod' || ips.some((each) => this.#podsByIp.get(each).size > 0)) return []
       seen.add(ip)
-      return [sliceWorkload(slice, endpoint, ip, this.#nodes.get(endpoint.nodeName ?? ''), services, this.#settings)]
+      return [{
+        ...sliceWorkload(slice, endpoint, ip, this.#nodes.get(endpoint.nodeName ?? ''), services, this.#settings),
+        ...this.#waypoint(slice.metadata.namespace, slice.metadata.labels),
+      }]
     })
   }
 
   #inline(entry: ServiceEntryManifest): Workload[] {
     const claims = this.#services.claimsOf(entry).filter(({ isWon }) => isWon)
     if (claims.length === 0) return []
+    const waypoint = this.#waypoint(entry.metadata.namespace, entry.metadata.labels)
     return inlineEndpoints(entry).flatMap(({ key, endpoint, host }) => {
       const ports = entryPorts(entry, endpoint.ports)
       const own = host === undefined ? claims : claims.filter(({ hostname }) => hostname === host)
-      return own.length === 0 ? [] : [inlineWorkload(entry, endpoint, key, new Map(own.map((claim) => [claim.key, ports])), this.#settings)]
+      if (own.length === 0) return []
+      return [{ ...inlineWorkload(entry, endpoint, key, new Map(own.map((claim) => [claim.key, ports])), this.#settings), ...waypoint }]
     })
   }
 

@@ -4,7 +4,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { objectKey, type ServiceEntryManifest, type ServiceManifest } from '../../model/manifest.ts'
 import type { Service } from '../../model/workload.ts'
 import { byAge } from './age.ts'
-import { getOrMake } from './selectors.ts'
+import { getOrMake, LabelIndex } from './selectors.ts'
 import { hostsOf, translateServiceEntry } from './service-entry.ts'
 import { serviceHostname, translateService } from './service.ts'
 import { noRemarks, type Remarks, type TranslateSettings } from './settings.ts'
@@ -15,6 +15,8 @@ export type ServiceOwner = ServiceManifest | ServiceEntryManifest
 export interface ServiceListener {
   /** Which endpoints services of a namespace prefer if they do not say it themselves. */
   distributionOf(namespace: string): TrafficDistribution | undefined
+  /** The waypoint before the services of an owner. */
+  waypointOf(owner: ServiceOwner): Pick<Service, 'waypoint' | 'waypointFailure'>
   /** Undefined if it is gone. Told only when it is another than before. */
   service(key: string, service: Service | undefined): void
   /** It owns other resource names than before: its endpoints must be translated again. */
@@ -33,6 +35,7 @@ export class ServiceBook {
   readonly #listener: ServiceListener
   readonly #outputs = new Map<string, Service>()
   readonly #owners = new Map<string, ServiceOwner>()
+  readonly #labels = new LabelIndex()
   readonly #givenIps = new Map<string, readonly string[]>()
   /** Who claims a resource name (`namespace/hostname`), by object key. */
   readonly #claims = new Map<string, Set<string>>()
@@ -74,6 +77,7 @@ export class ServiceBook {
     const id = objectKey(owner)
     const before = this.#owners.get(id)
     this.#owners.set(id, owner)
+    this.#labels.set(id, owner.metadata.namespace, owner.metadata.labels)
     const keys = this.claimsOf(owner).map(({ key }) => key)
     for (const { key } of before ? this.claimsOf(before) : []) if (!keys.includes(key)) this.#claims.get(key)?.delete(id)
     for (const key of keys) getOrMake(this.#claims, key, () => new Set<string>()).add(id)
@@ -86,6 +90,7 @@ export class ServiceBook {
     if (!before) return
     const keys = this.claimsOf(before).map(({ key }) => key)
     this.#owners.delete(id)
+    this.#labels.delete(id)
     for (const key of keys) this.#claims.get(key)?.delete(id)
     this.#settle(keys)
     this.#listener.remarks(id, noRemarks)
@@ -106,6 +111,17 @@ export class ServiceBook {
     for (const owner of this.#owners.values()) {
       if (owner.metadata.namespace === namespace) for (const { key } of this.claimsOf(owner)) this.#translate(key)
     }
+  }
+
+  /** Object keys of the owners with these labels (all without any) of a namespace (all without one). */
+  withLabels(namespace: string | undefined, labels: Readonly<Record<string, string>> | undefined): Iterable<string> {
+    return labels ? this.#labels.select(namespace, labels) : this.#labels.all(namespace)
+  }
+
+  /** The waypoint before its services may be another now. */
+  waypointChanged(id: string): void {
+    const owner = this.#owners.get(id)
+    if (owner) for (const { key } of this.claimsOf(owner)) this.#translate(key)
   }
 
   /** Finds who owns each name now, and translates what that changes. */
@@ -160,9 +176,11 @@ export class ServiceBook {
     const owner = id === undefined ? undefined : this.#owners.get(id)
     if (!owner || id === undefined) return undefined
     const inherited = this.#listener.distributionOf(owner.metadata.namespace)
-    if (owner.kind === 'Service') return translateService(owner, this.#givenIps.get(id) ?? [], inherited, this.#settings)
     const hostname = key.slice(key.indexOf('/') + 1)
-    return translateServiceEntry(owner, { hostname, isCanonical: this.#canonical.get(hostname) === key, inherited }, this.#settings)
+    const service = owner.kind === 'Service'
+      ? translateService(owner, this.#givenIps.get(id) ?? [], inherited, this.#settings)
+      : translateServiceEntry(owner, { hostname, isCanonical: this.#canonical.get(hostname) === key, inherited }, this.#settings)
+    return { ...service, ...this.#listener.waypointOf(owner) }
   }
 
   #remark(owner: ServiceOwner): void {

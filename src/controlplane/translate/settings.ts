@@ -16,6 +16,8 @@ export interface TranslateSettings {
    * answer its name with nothing, so turn it off where the cluster's own DNS answers such names to Istio's ztunnels.
    */
   readonly sendsExternalNames: boolean
+  /** Whether Istio's labels that choose waypoints are read, where ours are not there: their owners want requests looked at. */
+  readonly istioLabels: boolean
 }
 
 export const defaultSettings: TranslateSettings = {
@@ -26,6 +28,7 @@ export const defaultSettings: TranslateSettings = {
   clusterDomain: 'cluster.local',
   rootNamespaces: ['sidestep-system', 'istio-system'],
   sendsExternalNames: true,
+  istioLabels: true,
 }
 
 /** What there is to say about one object. An object with problems is not in force, wholly or where the problem says. */

@@ -8,9 +8,11 @@ import type { ObjectChanges } from '../../model/object-set.ts'
 import type { RunningPod } from '../../model/running-pod.ts'
 import type { Service, Workload } from '../../model/workload.ts'
 import type { StateDelta } from '../../model/workload-store.ts'
+import { BindingBook } from './binding-book.ts'
 import { EndpointBook } from './endpoint-book.ts'
 import { NamespaceBook } from './namespace-book.ts'
 import { PolicyBook } from './policy-book.ts'
+import { serviceThing, waypointFields } from './routes/bindings.ts'
 import { ServiceBook } from './service-book.ts'
 import { noRemarks, type Remarks, type TranslateSettings } from './settings.ts'
 
@@ -18,6 +20,7 @@ const nothing: readonly Workload[] = Object.freeze([])
 
 export class Translator {
   readonly #namespaces: NamespaceBook
+  readonly #bindings: BindingBook
   readonly #services: ServiceBook
   readonly #policies: PolicyBook
   readonly #endpoints: EndpointBook
@@ -42,7 +45,15 @@ export class Translator {
       distribution: (namespace) => this.#services.distributionChanged(namespace),
       remarks,
     })
+    this.#bindings = new BindingBook(settings, {
+      bindings: (namespace, labels) => {
+        this.#touch(this.#endpoints.labelled(namespace, labels))
+        for (const key of this.#services.withLabels(namespace, labels)) this.#rebind(key)
+      },
+      service: (namespace, name) => this.#rebind(`Service ${namespace}/${name}`),
+    })
     this.#services = new ServiceBook(settings, {
+      waypointOf: (owner) => waypointFields(this.#bindings.bindingOf(serviceThing(owner)), settings),
       distributionOf: (namespace) => this.#namespaces.distributionOf(namespace),
       service: (key, service) => void this.#changedServices.set(key, service),
       owner: (key) => this.#touch(this.#endpoints.ofOwner(key)),
@@ -53,7 +64,13 @@ export class Translator {
       workloads: (namespace, labels) => this.#touch(this.#endpoints.withLabels(namespace, labels)),
       remarks,
     })
-    this.#endpoints = new EndpointBook(settings, this.#services, this.#policies, this.#namespaces)
+    this.#endpoints = new EndpointBook(settings, this.#services, this.#policies, this.#namespaces, this.#bindings)
+  }
+
+  /** `key` of an owner of services, whose own endpoints are bound as it is. */
+  #rebind(key: string): void {
+    this.#services.waypointChanged(key)
+    this.#dirty.add(key)
   }
 
   #touch(keys: Iterable<string>): void {
@@ -85,7 +102,9 @@ export class Translator {
       case 'Pod':
       case 'Deployment':
         return
-      case 'Namespace': return isGone ? this.#namespaces.remove(object) : this.#namespaces.put(object)
+      case 'Namespace':
+        this.#bindings.setNamespace(object, isGone)
+        return isGone ? this.#namespaces.remove(object) : this.#namespaces.put(object)
       case 'Node': return this.#touch(this.#endpoints.setNode(object.metadata.name, isGone ? undefined : object))
       case 'Service':
       case 'ServiceEntry':
@@ -97,8 +116,8 @@ export class Translator {
       case 'WorkloadEntry': return this.#touch(isGone ? this.#endpoints.removeEntry(key) : this.#endpoints.putEntry(object))
       case 'AuthorizationPolicy': return isGone ? this.#policies.removePolicy(object) : this.#policies.putPolicy(object)
       case 'PeerAuthentication': return isGone ? this.#policies.removePeer(object) : this.#policies.putPeer(object)
-      case 'GatewayClass':
-      case 'Gateway':
+      case 'GatewayClass': return this.#bindings.setClass(object, isGone)
+      case 'Gateway': return this.#bindings.setGateway(object, isGone)
       case 'ReferenceGrant':
       case 'HTTPRoute':
       case 'GRPCRoute':

@@ -12,7 +12,7 @@ import type { TranslateSettings } from './settings.ts'
 type Labels = Readonly<Record<string, string>>
 type Services = Workload['services']
 /** What others say of a workload that is selected by its labels. */
-export type Surroundings = Pick<Workload, 'services' | 'endpointNames' | 'policies' | 'egress'>
+export type Surroundings = Pick<Workload, 'services' | 'endpointNames' | 'policies' | 'egress' | 'waypoint' | 'waypointFailure'>
 
 export const nowhere: Locality = Object.freeze({ region: '', zone: '', subzone: '' })
 

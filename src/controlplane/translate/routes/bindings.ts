@@ -1,31 +1,57 @@
 // Which waypoint stands before a service or a workload: `sidestep.dev/use-waypoint: NAME|none` on itself, else on its namespace.
 // Pure; whether that waypoint is ready is decided elsewhere. A binding that cannot be had is `refused`, not `none`: its
 // owner wanted requests to be looked at, so who follows bindings must not let them pass by.
-import { gatewayNameLabel, useWaypointLabel, waypointForLabel, waypointNamespaceLabel } from '../../../model/gateway-labels.ts'
-import { objectKey, type GatewayManifest } from '../../../model/manifest.ts'
+import type { GatewayManifest } from '../../../model/manifest.ts'
+import type { GatewayAddress, Workload } from '../../../model/workload.ts'
+import { serviceHostname } from '../service.ts'
+import type { TranslateSettings } from '../settings.ts'
 import { allowsNamespace, roleOf } from './gateways.ts'
-import { ownerName, type World } from './world.ts'
+import type { World } from './world.ts'
+
+export const useWaypointLabel = 'sidestep.dev/use-waypoint'
+/** Where the waypoint is, if not in the namespace of what uses it. */
+export const waypointNamespaceLabel = 'sidestep.dev/use-waypoint-namespace'
+/** On a waypoint's Gateway: `all` (also without it), `service`, `workload` or `none`. */
+export const waypointForLabel = 'sidestep.dev/waypoint-for'
+/** Annotation of a waypoint's Gateway: `open` lets connections past while no waypoint is ready. */
+export const waypointFailureModeAnnotation = 'sidestep.dev/waypoint-failure-mode'
+/** Kubernetes' name for what belongs to a Gateway. */
+export const gatewayNameLabel = 'gateway.networking.k8s.io/gateway-name'
+/** Where waypoints take tunnels. */
+const hbonePort = 15_008
 
 const istioLabels: Readonly<Record<string, string>> = {
   [useWaypointLabel]: 'istio.io/use-waypoint', [waypointNamespaceLabel]: 'istio.io/use-waypoint-namespace', [waypointForLabel]: 'istio.io/waypoint-for',
 }
+/** Every label by which a thing says its wish. */
+export const wishLabels: readonly string[] = [useWaypointLabel, istioLabels[useWaypointLabel] ?? '']
 
 export interface WaypointName {
   readonly namespace: string
   readonly name: string
 }
 
+interface Wish {
+  readonly waypoint: WaypointName
+  /** Said by the thing itself; else by its namespace. */
+  readonly isOwn: boolean
+}
+
 export type WaypointBinding =
   | { readonly t: 'none'; readonly because: 'notAsked' | 'optedOut' | 'isGateway' | 'otherTraffic' }
-  | { readonly t: 'bound'; readonly waypoint: WaypointName }
-  | { readonly t: 'refused'; readonly waypoint: WaypointName; readonly because: 'notFound' | 'notWaypoint' | 'notPermitted' | 'unsupportedTraffic'; readonly message: string }
+  | ({ readonly t: 'bound'; /** Skipped while no waypoint is ready. */ readonly isOpen: boolean } & Wish)
+  | ({ readonly t: 'refused'; readonly because: 'notFound' | 'notWaypoint' | 'notPermitted' | 'unsupportedTraffic'; readonly message: string } & Wish)
 
 export interface BoundThing {
   readonly kind: 'service' | 'workload'
   readonly namespace: string
   readonly labels: Readonly<Record<string, string>>
+  /** Of a Service: that of a waypoint has its Gateway's name. */
+  readonly name?: string
 }
 
+/** Of all objects only what bindings depend on. */
+export type BindingWorld = Pick<World, 'gateway' | 'class' | 'namespaceLabels'>
 type Labels = Readonly<Record<string, string>>
 
 function labelOf(labels: Labels, name: string, readsIstio: boolean): string | undefined {
@@ -34,60 +60,74 @@ function labelOf(labels: Labels, name: string, readsIstio: boolean): string | un
   return own ?? (readsIstio && Object.hasOwn(labels, istio) ? labels[istio] : undefined)
 }
 
-export interface BindingSettings {
-  /** Whether Istio's labels of the same meaning are read, where ours are not there. */
-  readonly istioLabels: boolean
+export type BindingSettings = Pick<TranslateSettings, 'istioLabels'>
+
+/** The waypoint that labels of something in a namespace name; undefined without any, or with `none`. */
+export function wishOf(labels: Labels, namespace: string, { istioLabels: readsIstio }: BindingSettings): WaypointName | 'none' | undefined {
+  const name = labelOf(labels, useWaypointLabel, readsIstio)
+  if (name === undefined || name === '' || name === 'none') return name === 'none' ? 'none' : undefined
+  return { namespace: labelOf(labels, waypointNamespaceLabel, readsIstio) ?? namespace, name }
 }
 
 /** What one service or workload is bound to. */
-export function resolveBinding(thing: BoundThing, world: World, settings: BindingSettings): WaypointBinding {
+export function resolveBinding(thing: BoundThing, world: BindingWorld, settings: BindingSettings): WaypointBinding {
   const { namespace, labels, kind } = thing
-  const of = (of: Labels, name: string): string | undefined => labelOf(of, name, settings.istioLabels)
   // A waypoint before itself would send requests in a circle; an ingress decides for itself.
   if (isPartOfGateway(thing, world)) return { t: 'none', because: 'isGateway' }
-  const own = of(labels, useWaypointLabel)
-  const source = own === undefined ? world.namespaceLabels(namespace) : labels
-  const wanted = own ?? of(source, useWaypointLabel)
-  if (wanted === undefined || wanted === '') return { t: 'none', because: 'notAsked' }
-  if (wanted === 'none') return { t: 'none', because: 'optedOut' }
-  const waypoint = { namespace: of(source, waypointNamespaceLabel) ?? namespace, name: wanted }
+  const isOwn = labelOf(labels, useWaypointLabel, settings.istioLabels) !== undefined
+  const waypoint = wishOf(isOwn ? labels : world.namespaceLabels(namespace), namespace, settings)
+  if (waypoint === undefined) return { t: 'none', because: 'notAsked' }
+  if (waypoint === 'none') return { t: 'none', because: 'optedOut' }
   const text = `${waypoint.namespace}/${waypoint.name}`
-  const gateway = world.gateways.find(({ metadata }) => metadata.namespace === waypoint.namespace && metadata.name === waypoint.name)
-  const refuse = (because: Extract<WaypointBinding, { t: 'refused' }>['because'], message: string): WaypointBinding => ({ t: 'refused', waypoint, because, message })
+  const gateway = world.gateway(waypoint.namespace, waypoint.name)
+  const refuse = (because: Extract<WaypointBinding, { t: 'refused' }>['because'], message: string): WaypointBinding => ({ t: 'refused', waypoint, isOwn, because, message })
   if (!gateway) return refuse('notFound', `there is no Gateway ${text}`)
   if (roleOf(gateway, world) !== 'waypoint') return refuse('notWaypoint', `the Gateway ${text} is of the class ${gateway.spec.gatewayClassName}, which is no waypoint`)
   if (!opensTo(gateway, namespace, world)) return refuse('notPermitted', `the Gateway ${text} takes nothing from the namespace ${namespace} (allowedRoutes)`)
-  const serves = of(gateway.metadata.labels, waypointForLabel) ?? 'all'
-  if (serves === 'all' || serves === kind) return { t: 'bound', waypoint }
+  const serves = labelOf(gateway.metadata.labels, waypointForLabel, settings.istioLabels) ?? 'all'
+  if (serves === 'all' || serves === kind) return { t: 'bound', waypoint, isOwn, isOpen: gateway.metadata.annotations[waypointFailureModeAnnotation] === 'open' }
   // Named by the thing itself it is a mistake; by its namespace it only means the other things there.
-  return own === undefined && (serves === 'service' || serves === 'workload' || serves === 'none')
+  return !isOwn && (serves === 'service' || serves === 'workload' || serves === 'none')
     ? { t: 'none', because: 'otherTraffic' }
     : refuse('unsupportedTraffic', `the Gateway ${text} is for ${serves}, not for a ${kind}`)
 }
 
-function opensTo({ metadata, spec }: GatewayManifest, namespace: string, world: World): boolean {
+/** Whether things of a namespace that wish for this waypoint may have it. */
+export function opensTo({ metadata, spec }: GatewayManifest, namespace: string, world: Pick<World, 'namespaceLabels'>): boolean {
   const listeners = spec.listeners.filter(({ protocol }) => protocol === 'HBONE')
   return metadata.namespace === namespace || listeners.some(({ allowedRoutes }) => allowsNamespace(allowedRoutes.namespaces, metadata.namespace, namespace, world))
 }
 
-function isPartOfGateway({ namespace, labels }: BoundThing, world: World): boolean {
-  const name = Object.hasOwn(labels, gatewayNameLabel) ? labels[gatewayNameLabel] : undefined
-  const gateway = name === undefined ? undefined : world.gateways.find(({ metadata }) => metadata.namespace === namespace && metadata.name === name)
-  return gateway !== undefined && roleOf(gateway, world) !== undefined
+function isPartOfGateway({ kind, namespace, labels, name }: BoundThing, world: BindingWorld): boolean {
+  const label = Object.hasOwn(labels, gatewayNameLabel) ? labels[gatewayNameLabel] : undefined
+  const gateway = label === undefined ? undefined : world.gateway(namespace, label)
+  if (gateway && roleOf(gateway, world) !== undefined) return true
+  const named = kind === 'service' && name !== undefined ? world.gateway(namespace, name) : undefined
+  return named !== undefined && roleOf(named, world) === 'waypoint'
 }
 
-/** Of every service of the world, by `namespace/hostname`, sorted; `problems` by object key say which wish cannot be had. */
-export function serviceBindings(
-  world: World, settings: BindingSettings,
-): { readonly bindings: ReadonlyMap<string, WaypointBinding>; readonly problems: ReadonlyMap<string, string> } {
+/**
+ * Where clients send what is bound. A binding that is refused leads to a host that nobody serves, so that they refuse with its
+ * name: a waypoint that is there and does not serve the thing must not get its traffic.
+ */
+export function waypointFields(binding: WaypointBinding, settings: TranslateSettings): Pick<Workload, 'waypoint' | 'waypointFailure'> {
+  if (binding.t === 'none') return {}
+  const { namespace } = binding.waypoint
+  const own = serviceHostname(binding.waypoint, settings)
+  const hostname = binding.t === 'bound' || binding.because === 'notFound' ? own : `${deadEnds[binding.because]}.${own}`
+  const waypoint: GatewayAddress = { destination: { kind: 'hostname', name: { namespace, hostname } }, hbonePort }
+  return { waypoint, ...(binding.t === 'bound' && binding.isOpen ? { waypointFailure: 'open' } : {}) }
+}
+
+const deadEnds = { notWaypoint: 'not-a-waypoint', notPermitted: 'not-permitted', unsupportedTraffic: 'unsupported-traffic' } as const
+
+/** Of every service of the world, by `namespace/hostname`, sorted. */
+export function serviceBindings(world: World, settings: BindingSettings): ReadonlyMap<string, WaypointBinding> {
   const bindings = new Map<string, WaypointBinding>()
-  const problems = new Map<string, string>()
-  for (const target of [...world.targets.values()].sort((a, b) => (a.key < b.key ? -1 : 1))) {
-    const { owner } = target
-    const binding = resolveBinding({ kind: 'service', namespace: owner.metadata.namespace, labels: owner.metadata.labels }, world, settings)
-    bindings.set(target.key, binding)
-    if (binding.t === 'refused') problems.set(objectKey(owner), `${ownerName(target)} cannot use the waypoint that it is to use: ${binding.message}`)
-  }
-  return { bindings, problems }
+  for (const [key, { owner }] of [...world.targets].sort(([a], [b]) => (a < b ? -1 : 1))) bindings.set(key, resolveBinding(serviceThing(owner), world, settings))
+  return bindings
 }
 
+export function serviceThing({ kind, metadata: { namespace, name, labels } }: { readonly kind: string; readonly metadata: { readonly namespace: string; readonly name: string; readonly labels: Labels } }): BoundThing {
+  return { kind: 'service', namespace, labels, ...(kind === 'Service' ? { name } : {}) }
+}

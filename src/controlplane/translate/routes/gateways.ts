@@ -10,7 +10,7 @@ import type { Findings } from './findings.ts'
 import { selectsLabels, type World } from './world.ts'
 
 /** What a Gateway of a class is here; undefined if somebody else serves the class. */
-export function roleOf({ spec: { gatewayClassName } }: GatewayManifest, world: World): GatewayRole | undefined {
+export function roleOf({ spec: { gatewayClassName } }: GatewayManifest, world: Pick<World, 'class'>): GatewayRole | undefined {
   return gatewayRole(gatewayClassName, world.class(gatewayClassName)?.spec.controllerName)
 }
 
@@ -148,7 +148,7 @@ function clientValidation(
 }
 
 /** Whether a listener (or a waypoint) of a namespace opens itself to another. */
-export function allowsNamespace(allowed: NamespacesFrom, own: string, other: string, world: World): boolean {
+export function allowsNamespace(allowed: NamespacesFrom, own: string, other: string, world: Pick<World, 'namespaceLabels'>): boolean {
   switch (allowed.from) {
     case 'All': return true
     case 'Same': return own === other

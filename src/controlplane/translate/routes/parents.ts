@@ -58,7 +58,7 @@ function placeOf(
   route: RouteManifest, ref: ParentReference, namespace: string, world: World, gateways: ReadonlyMap<string, readonly ServedListener[]>, findings: Findings,
 ): Place | undefined {
   if (ref.kind === 'Gateway' && ref.group === gatewayGroup) {
-    const gateway = world.gateways.find(({ metadata }) => metadata.name === ref.name && metadata.namespace === namespace)
+    const gateway = world.gateway(namespace, ref.name)
     if (!gateway) return refused('NoMatchingParent', `there is no Gateway ${namespace}/${ref.name}`)
     const role = roleOf(gateway, world)
     if (role === 'waypoint') return refused('NotAllowedByListeners', 'routes of a waypoint name the Service they are for as their parent')

@@ -93,7 +93,7 @@ test('any objects in any order give the same, without throwing', () => {
     const first = translateRoutes(objects, defaultSettings)
     expect(translateRoutes(shuffled, defaultSettings)).toEqual(first)
     expect([...translateRoutes(shuffled, defaultSettings).findings]).toEqual([...first.findings])
-    expect(serviceBindings(new World(shuffled, defaultSettings), { istioLabels: true })).toEqual(serviceBindings(new World(objects, defaultSettings), { istioLabels: true }))
+    expect(serviceBindings(new World(shuffled, defaultSettings), defaultSettings)).toEqual(serviceBindings(new World(objects, defaultSettings), defaultSettings))
     expect(objects).toEqual(before)
   }), { numRuns: 250 })
 })

@@ -42,6 +42,7 @@ export class World {
   readonly filters: readonly FilterManifest[]
   /** Every host, by `namespace/hostname`. */
   readonly targets: ReadonlyMap<string, ServiceTarget>
+  readonly #gateways = new Map<string, GatewayManifest>()
   readonly #classes = new Map<string, GatewayClassManifest>()
   readonly #byOwner = new Map<string, ServiceTarget[]>()
   readonly #byHost = new Map<string, ServiceTarget[]>()
@@ -61,6 +62,7 @@ export class World {
     this.backendPolicies = all('BackendPolicy')
     this.filters = all('RateLimitPolicy', 'CachePolicy')
     for (const object of this.filters) this.#filters.set(objectKey(object), object)
+    for (const object of this.gateways) this.#gateways.set(fullName(object), object)
     for (const object of all('GatewayClass')) this.#classes.set(object.metadata.name, object)
     for (const object of all('ReferenceGrant')) getOrMake(this.#grants, object.metadata.namespace, () => []).push(object)
     for (const object of all('Namespace')) this.#namespaces.set(object.metadata.name, object.metadata.labels)
@@ -75,6 +77,10 @@ export class World {
       }
     }
     this.targets = targets
+  }
+
+  gateway(namespace: string, name: string): GatewayManifest | undefined {
+    return this.#gateways.get(`${namespace}/${name}`)
   }
 
   class(name: string): GatewayClassManifest | undefined {
