@@ -3,7 +3,8 @@
 import { MeshError } from '../core/errors.ts'
 import type { ErrorCode } from '../core/errors.ts'
 
-export type RefusalStatus = 400 | 401 | 429 | 503
+/** 403 and 404 are a waypoint's: it does not stand before that destination, or knows none. */
+export type RefusalStatus = 400 | 401 | 403 | 404 | 429 | 503
 
 /**
  * The status that tells the client of this error. 401 and not 403 is what Istio's ztunnel answers when a policy denies; what

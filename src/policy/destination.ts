@@ -7,6 +7,7 @@ import { workloadIdentity, type WorkloadStore } from '../model/workload-store.ts
 import { serviceKey, type GatewayAddress, type Service, type Workload } from '../model/workload.ts'
 import type { EndpointHealth } from './endpoint-health.ts'
 import { admitsFamily, selectEndpoint, type NoneBecause, type PickedBecause } from './load-balance.ts'
+import { waypointName } from './waypoint-binding.ts'
 
 export interface DestinationRequest {
   /** Who connects, named by its network namespace. */
@@ -20,6 +21,8 @@ export interface DestinationRequest {
   readonly load?: ((uid: string) => number) | undefined
   /** Workloads tried for this connection already, when it is resolved again to try the next. */
   readonly tried?: ReadonlySet<string> | undefined
+  /** A waypoint was asked for this connection and said no: it is there, so nothing goes past it. */
+  readonly isWaypointThere?: boolean | undefined
 }
 
 /** An address to dial, or a name to resolve first (workloads that are known by name only). */
@@ -42,17 +45,22 @@ export interface Hop {
 export type PassthroughBecause = 'unknownDestination' | 'passthroughService'
 export type RefusedBecause = 'selfCall' | NoneBecause | 'unknownWaypoint' | 'noHealthyWaypoint' | 'noNetworkGateway'
 
+/** Past a waypoint that is not ready, since its owner chose that: its name. */
+export interface Skipping {
+  readonly waypointSkipped?: string
+}
+
 export type Destination =
   /** Plain TCP to where the application meant. */
-  | { readonly t: 'passthrough'; readonly to: SocketAddr; readonly because: PassthroughBecause; readonly service?: Service }
+  | Skipping & { readonly t: 'passthrough'; readonly to: SocketAddr; readonly because: PassthroughBecause; readonly service?: Service }
   /** Plain TCP to a known workload outside the mesh. */
-  | { readonly t: 'plain'; readonly workload: Workload; readonly to: Dial; readonly choice: Choice; readonly service?: Service }
-  | { readonly t: 'hbone'; readonly hop: Hop; readonly choice: Choice; readonly service?: Service }
-  /** To the waypoint, which is told the original destination. */
+  | Skipping & { readonly t: 'plain'; readonly workload: Workload; readonly to: Dial; readonly choice: Choice; readonly service?: Service }
+  | Skipping & { readonly t: 'hbone'; readonly hop: Hop; readonly choice: Choice; readonly service?: Service }
+  /** To the waypoint, which is told the original destination, or which of a service's workloads was chosen. */
   | { readonly t: 'waypoint'; readonly hop: Hop; readonly of: 'service'; readonly service: Service }
-  | { readonly t: 'waypoint'; readonly hop: Hop; readonly of: 'workload'; readonly workload: Workload }
+  | Skipping & { readonly t: 'waypoint'; readonly hop: Hop; readonly of: 'workload'; readonly workload: Workload; readonly service?: Service }
   /** To another network: a tunnel to its gateway and inside it a tunnel of its own, with the same authority. */
-  | {
+  | Skipping & {
     readonly t: 'gateway'
     readonly hop: Hop
     readonly innerIdentities: readonly string[]
@@ -94,30 +102,66 @@ export function resolveDestination(request: DestinationRequest): Destination {
 
 function toService(request: DestinationRequest, service: Service): Destination {
   const { original, source, store } = request
-  const waypoint = sampleWaypoint(service, request.random)
-  // A waypoint that connects to what it stands before must not meet itself.
-  if (waypoint && !isBehind(waypoint, source, store)) return toServiceWaypoint(request, service, waypoint)
+  const way = wayThrough(request, sampleWaypoint(service, request.random), service)
+  if (way.t === 'refuse') return { ...way, service }
+  if (way.t === 'through') {
+    const { found } = way
+    if (found.workload.network !== source.network) return acrossNetworks(request, service, found.workload, found.targetPort)
+    return { t: 'waypoint', of: 'service', service, hop: hopTo(found, formatAddr(original), service.subjectAltNames, original) }
+  }
+  const skipping: Skipping = way.t === 'skip' ? { waypointSkipped: way.name } : {}
   if (service.loadBalancing?.mode === 'passthrough') {
     const workload = store.workloadByIp(source.network, original.ip)
-    return workload ? toWorkload(request, workload) : { t: 'passthrough', to: original, because: 'passthroughService', service }
+    return { ...skipping, ...(workload ? toWorkload(request, workload) : { t: 'passthrough', to: original, because: 'passthroughService', service }) }
   }
   const found = select(request, service, original.port)
   if (found.t === 'none') return { t: 'refuse', because: found.because, code: 'NO_HEALTHY_UPSTREAM', service }
-  if (found.workload.network !== source.network) return acrossNetworks(request, service, found.workload, found.targetPort)
-  return direct(found.workload, found.targetPort, original, { because: found.because, isPanic: found.isPanic }, service)
+  const { workload, targetPort } = found
+  if (workload.network !== source.network) return { ...skipping, ...acrossNetworks(request, service, workload, targetPort) }
+  const choice: Choice = { because: found.because, isPanic: found.isPanic }
+  // Who has passed the service's own waypoint is that waypoint, and passes no other.
+  if (way.t === 'itself') return direct(workload, targetPort, original, choice, service)
+  return { ...skipping, ...toEndpoint(request, workload, targetPort, choice, service) }
 }
 
 function toWorkload(request: DestinationRequest, workload: Workload): Destination {
-  const { original, source, store } = request
-  if (workload.waypoint && !isBehind(workload.waypoint, source, store)) {
-    const found = resolveGateway(request, workload.waypoint)
-    if (found.t === 'none') return { ...refusedWaypoint(found.because), workload }
-    if (found.workload.network !== source.network) {
-      return { t: 'refuse', because: 'noNetworkGateway', code: 'NO_HEALTHY_UPSTREAM', workload }
-    }
-    return { t: 'waypoint', of: 'workload', workload, hop: hopTo(found, formatAddr(original), [], original) }
+  return toEndpoint(request, workload, request.original.port, addressed)
+}
+
+/**
+ * To this workload: through its own waypoint if it has one. Also as an endpoint of a service that has none: the workload refuses
+ * what comes past its waypoint, however the client called it.
+ */
+function toEndpoint(request: DestinationRequest, workload: Workload, targetPort: number, choice: Choice, service?: Service): Destination {
+  const { original, source } = request
+  const way = wayThrough(request, workload.waypoint, workload)
+  const what = { workload, ...(service && { service }) }
+  if (way.t === 'refuse') return { ...way, ...what }
+  if (way.t === 'through') {
+    const { found } = way
+    if (found.workload.network !== source.network) return { t: 'refuse', because: 'noNetworkGateway', code: 'NO_HEALTHY_UPSTREAM', ...what }
+    const authority = authorityOf(dialOf(workload, targetPort, original, service))
+    return { t: 'waypoint', of: 'workload', ...what, hop: hopTo(found, authority, [], original) }
   }
-  return direct(workload, original.port, original, addressed)
+  return { ...(way.t === 'skip' && { waypointSkipped: way.name }), ...direct(workload, targetPort, original, choice, service) }
+}
+
+type Way =
+  /** No waypoint, or the caller is itself the waypoint, which must not meet itself when it connects to what it stands before. */
+  | { readonly t: 'none' | 'itself' }
+  | { readonly t: 'through'; readonly found: Gateway & { t: 'found' } }
+  | { readonly t: 'skip'; readonly name: string }
+  | { readonly t: 'refuse'; readonly because: RefusedBecause; readonly code: ErrorCode }
+
+function wayThrough(request: DestinationRequest, waypoint: GatewayAddress | undefined, { waypointFailure }: Service | Workload): Way {
+  if (!waypoint) return { t: 'none' }
+  if (isBehind(waypoint, request.source, request.store)) return { t: 'itself' }
+  const found = resolveGateway(request, waypoint)
+  const isReady = found.t === 'found' && (found.service !== undefined || (found.workload.isHealthy && request.tried?.has(found.workload.uid) !== true))
+  if (isReady) return { t: 'through', found }
+  if (waypointFailure === 'open' && request.isWaypointThere !== true) return { t: 'skip', name: waypointName(waypoint) }
+  const isUnknown = found.t === 'none' && found.because === 'unknown'
+  return { t: 'refuse', because: isUnknown ? 'unknownWaypoint' : 'noHealthyWaypoint', code: 'NO_HEALTHY_UPSTREAM' }
 }
 
 function direct(workload: Workload, targetPort: number, original: SocketAddr, choice: Choice, service?: Service): Destination {
@@ -128,18 +172,6 @@ function direct(workload: Workload, targetPort: number, original: SocketAddr, ch
   const identities = distinct([...(service?.subjectAltNames ?? []), workloadIdentity(workload)])
   return { t: 'hbone', hop: { workload, healthPort: targetPort, connectTo, authority: authorityOf(target), identities },
     ...common }
-}
-
-function toServiceWaypoint(request: DestinationRequest, service: Service, waypoint: GatewayAddress): Destination {
-  const { original, source } = request
-  const found = resolveGateway(request, waypoint)
-  if (found.t === 'none') return { ...refusedWaypoint(found.because), service }
-  if (found.workload.network !== source.network) return acrossNetworks(request, service, found.workload, found.targetPort)
-  return { t: 'waypoint', of: 'service', service, hop: hopTo(found, formatAddr(original), service.subjectAltNames, original) }
-}
-
-function refusedWaypoint(because: GatewayNone): { t: 'refuse'; because: RefusedBecause; code: ErrorCode } {
-  return { t: 'refuse', because: because === 'unknown' ? 'unknownWaypoint' : 'noHealthyWaypoint', code: 'NO_HEALTHY_UPSTREAM' }
 }
 
 /** Only services cross networks: their name means something there, an address does not. */
@@ -182,8 +214,8 @@ function hopTo(gateway: Gateway & { t: 'found' }, authority: string, names: read
   }
 }
 
-/** Whether the caller is itself one of the workloads that the gateway address stands for. */
-function isBehind({ destination }: GatewayAddress, caller: Workload, store: WorkloadStore): boolean {
+/** Whether that workload is itself one of those that the gateway address stands for. */
+export function isBehind({ destination }: GatewayAddress, caller: Workload, store: WorkloadStore): boolean {
   if (destination.kind === 'hostname') return caller.services.has(serviceKey(destination.name))
   const { network, ip } = destination.address
   if (network === caller.network && caller.ips.includes(ip) && !caller.isHostNetwork) return true

@@ -1,6 +1,7 @@
 // Carries a body from one stream to another at the speed of the slower, and two streams into each other after an upgrade. Says how it
 // ended exactly once; what the end means is for the caller, which is why this is not stream.pipeline(): that destroys both.
 import type { Duplex, Readable, Writable } from 'node:stream'
+import { TLSSocket } from 'node:tls'
 
 /** `done` without an error: all of `source` was given to `sink`, which is not ended. Nothing is left on `source` or `sink` afterwards. */
 export function pump(source: Readable, sink: Writable, done: (error?: Error) => void): void {
@@ -36,20 +37,24 @@ export function pump(source: Readable, sink: Writable, done: (error?: Error) => 
   else if (sink.destroyed) onSinkClose()
 }
 
-/** Joins two streams until both directions ended; half-close is passed on, a cut of one cuts the other. Resolves with what each sent. */
-export function join(a: Duplex, b: Duplex): Promise<{ readonly fromA: number; readonly fromB: number; readonly error?: Error }> {
+/**
+ * Joins two streams until both directions ended; half-close is passed on, a cut of one cuts the other as a reset. Resolves with what
+ * each sent, which is in `sent` while it lasts.
+ */
+export function join(
+  a: Duplex, b: Duplex, sent: { fromA: number; fromB: number } = { fromA: 0, fromB: 0 },
+): Promise<{ readonly fromA: number; readonly fromB: number; readonly error?: Error }> {
   return new Promise((resolve) => {
     let open = 2
     let first: Error | undefined
-    const sent = { fromA: 0, fromB: 0 }
     a.on('data', (chunk: Buffer) => (sent.fromA += chunk.length))
     b.on('data', (chunk: Buffer) => (sent.fromB += chunk.length))
     const carry = (from: Duplex, to: Duplex): void => {
       pump(from, to, (error) => {
         if (error) {
           first ??= error
-          a.destroy()
-          b.destroy()
+          cut(a)
+          cut(b)
         } else to.end()
         if (--open === 0) resolve({ ...sent, ...(first && { error: first }) })
       })
@@ -63,4 +68,10 @@ export function join(a: Duplex, b: Duplex): Promise<{ readonly fromA: number; re
     carry(a, b)
     carry(b, a)
   })
+}
+
+/** Ends it so that its peer sees that this was not all: by a reset where it has one. TLS says it by an end without its last word. */
+export function cut(stream: Duplex): void {
+  if (!(stream instanceof TLSSocket) && 'resetAndDestroy' in stream && typeof stream.resetAndDestroy === 'function') stream.resetAndDestroy()
+  else stream.destroy()
 }

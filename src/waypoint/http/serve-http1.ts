@@ -9,7 +9,7 @@ import { Exchange, hasContent } from './exchange.ts'
 import type { ExchangeEvents, Side } from './exchange.ts'
 import type { Handler, Refusal, RefusalReason, Response } from './message.ts'
 import { flat, isStream } from './header-lists.ts'
-import { pump } from './pump.ts'
+import { cut, pump } from './pump.ts'
 import { RequestBody, noBody } from './request-body.ts'
 import { readHttp1Head, readTrailers } from './strict.ts'
 import type { StrictRules } from './strict.ts'
@@ -243,8 +243,7 @@ export class Http1Side<Connection> {
         else {
           body.destroy()
           // Without a length the end of the connection is the end of the body, so this must not look like one.
-          if ('resetAndDestroy' in stream && typeof stream.resetAndDestroy === 'function') stream.resetAndDestroy()
-          else stream.destroy()
+          cut(stream)
         }
       })
     }
