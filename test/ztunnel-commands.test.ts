@@ -76,7 +76,7 @@ const status: LocalStatus = {
   name: mesh, ready: true, mesh: true, controlPlane: { state: 'off' },
   nodes: nodes.map((name) => ({ name, ips: ['172.30.0.1'], pods: 1, ztunnel: name === 'node-c' ? 'starting' : 'connected' })),
   pods: [{ namespace: 'shop', name: 'catalogue', node: 'node-b', ips: ['10.0.1.1'], phase: 'Running', reason: '', ready: true, restarts: 0, captured: 'yes', containers: [] }],
-  deployments: [], services: [], problems: [], notes: [],
+  deployments: [], services: [], namespaces: [], gateways: [], published: [], problems: [], notes: [],
 }
 
 beforeAll(async () => {

@@ -4,7 +4,10 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { z } from 'zod'
 import { MeshError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
-import { execRequestSchema, runRequestSchema, type ApiError, type RunResult } from '../model/local-status.ts'
+import {
+  applyRequestSchema, execRequestSchema, runRequestSchema, type ApiError, type ApplyResult, type RunResult,
+} from '../model/local-status.ts'
+import { objectKey } from '../model/manifest.ts'
 import type { LocalMesh } from './mesh.ts'
 
 const maxBodyBytes = 8 << 20
@@ -34,6 +37,20 @@ export async function serveApi(mesh: LocalMesh, logger: Logger): Promise<{ close
     'POST /run': async (request, response) => {
       mesh.run(runRequestSchema.parse(await readJson(request)))
       json(response, 201, {})
+    },
+    'POST /apply': async (request, response) => {
+      const { manifest } = applyRequestSchema.parse(await readJson(request))
+      json(response, 200, { objects: mesh.apply(manifest).map(objectKey) } satisfies ApplyResult)
+    },
+    'DELETE /applied': async (_request, response, query) => {
+      const { key } = parseQuery(z.object({ key: z.string().max(600) }), query)
+      if (!mesh.unapply(key)) throw new MeshError('NOT_FOUND', `${key} was not applied; if it is in a file, remove it there`)
+      json(response, 200, {})
+    },
+    'POST /restart-gateway': async (_request, response, query) => {
+      const { namespace, name } = parseQuery(podQuerySchema, query)
+      mesh.restartGateway(namespace, name)
+      json(response, 200, {})
     },
     'GET /wait': async (_request, response, query) => {
       const { namespace, name } = parseQuery(podQuerySchema, query)
@@ -155,6 +172,6 @@ function fail(response: ServerResponse, thrown: unknown): void {
   const error = thrown instanceof z.ZodError
     ? new MeshError('BAD_MESSAGE', z.prettifyError(thrown), { source: 'downstream' })
     : thrown instanceof MeshError ? thrown : new MeshError('COMMAND_FAILED', thrown instanceof Error ? thrown.message : String(thrown))
-  const status = error.code === 'NOT_FOUND' ? 404 : error.code === 'ALREADY_RUNNING' ? 409 : error.source === 'downstream' ? 400 : 500
+  const status = error.code === 'NOT_FOUND' ? 404 : error.code === 'ALREADY_RUNNING' ? 409 : error.code === 'BAD_MANIFEST' || error.source === 'downstream' ? 400 : 500
   json(response, status, { code: error.code, message: error.message, hint: error.hint } satisfies ApiError)
 }

@@ -30,7 +30,7 @@ const account = (name: string, v: string, more: object = {}): object => ({ apiVe
 test('what was applied last counts, Lists and defaults are understood, pods and strange kinds are left out', async () => {
   const applied = new AppliedObjects(directory)
   const pod = { apiVersion: 'v1', kind: 'Pod', metadata: { name: 'p' }, spec: { containers: [{ name: 'm', command: ['true'] }] } }
-  applied.apply([namespace('a', '1'), pod, { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'c' } }].map((each) => stringify(each)).join('---\n'))
+  applied.apply([namespace('a', '1'), pod, { apiVersion: 'v1', kind: 'Endpoints', metadata: { name: 'c' } }].map((each) => stringify(each)).join('---\n'))
   applied.apply(stringify({ apiVersion: 'v1', kind: 'List', items: [account('s', '1', { namespace: null }), namespace('b', '1')] }))
   applied.apply('# nothing\n---\n')
   applied.apply(JSON.stringify(account('s', '2', { namespace: 'default' })))
@@ -39,6 +39,19 @@ test('what was applied last counts, Lists and defaults are understood, pods and 
   applied.unapply('Pod default/p')
   expect(await found()).toEqual({ 'Namespace a': '1', 'Namespace b': '1' })
   for (const key of ['Namespace a', 'Namespace b']) applied.unapply(key)
+  expect(readdirSync(directory)).toEqual([])
+})
+
+test('what Gateways became lies beside what was applied, and is replaced as a whole', async () => {
+  const [applied, generated] = [new AppliedObjects(directory), new AppliedObjects(directory, 'generated')]
+  applied.apply(stringify(namespace('a', '1')))
+  const [b, c] = [account('b', '1'), account('c', '1')]
+  generated.replace([b, c])
+  expect(await found()).toEqual({ 'Namespace a': '1', 'ServiceAccount default/b': '1', 'ServiceAccount default/c': '1' })
+  generated.replace([c])
+  applied.unapply('Namespace a')
+  expect(await found()).toEqual({ 'ServiceAccount default/c': '1' })
+  generated.replace([])
   expect(readdirSync(directory)).toEqual([])
 })
 

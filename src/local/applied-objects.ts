@@ -1,5 +1,5 @@
 // What was applied by hand, kept as files for the control plane: the newest text of each object, as it was written rather than as it
-// was understood. Pods and Deployments are left out, because the control plane hears of pods from those that run.
+// was understood; and what Gateways became. Pods and Deployments are left out, because the control plane hears of pods from those that run.
 import { readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseAllDocuments, stringify } from 'yaml'
@@ -11,12 +11,15 @@ const bytesPerFile = 512 * 1024
 
 export class AppliedObjects {
   readonly #directory: string
+  readonly #prefix: string
   readonly #texts = new Map<string, string>()
   #written: readonly string[] = []
+  #last: readonly object[] = []
 
-  /** The directory must exist, and be nobody else's. */
-  constructor(directory: string) {
+  /** The directory must exist; names of files with that prefix are nobody else's there. */
+  constructor(directory: string, prefix = 'applied') {
     this.#directory = directory
+    this.#prefix = prefix
   }
 
   /** `manifest` has been parsed without a problem. */
@@ -33,6 +36,18 @@ export class AppliedObjects {
     this.#write()
   }
 
+  /** These, and no others. The very same objects again cost nothing. */
+  replace(objects: readonly object[]): void {
+    if (objects.length === this.#last.length && objects.every((object, i) => object === this.#last[i])) return
+    this.#last = objects
+    this.#texts.clear()
+    for (const object of objects) {
+      const key = keyOf(object)
+      if (key !== undefined) this.#texts.set(key, stringify(object, { aliasDuplicateObjects: false }))
+    }
+    this.#write()
+  }
+
   /** `key` as objectKey gives it. */
   unapply(key: string): void {
     if (this.#texts.delete(key)) this.#write()
@@ -43,19 +58,20 @@ export class AppliedObjects {
     const files = chunksOf([...this.#texts.values()])
     files.forEach((text, i) => {
       if (this.#written[i] === text) return
-      const path = join(this.#directory, fileName(i))
+      const path = join(this.#directory, this.#fileName(i))
       writeFileSync(join(this.#directory, '.new'), text, { mode: 0o600 })
       renameSync(join(this.#directory, '.new'), path)
     })
     for (const name of readdirSync(this.#directory)) {
-      if (!files.some((_, i) => name === fileName(i))) rmSync(join(this.#directory, name), { force: true })
+      const isOurs = name.startsWith(`${this.#prefix}-`)
+      if (isOurs && !files.some((_, i) => name === this.#fileName(i))) rmSync(join(this.#directory, name), { force: true })
     }
     this.#written = files
   }
-}
 
-function fileName(index: number): string {
-  return `applied-${String(index).padStart(4, '0')}.yaml`
+  #fileName(index: number): string {
+    return `${this.#prefix}-${String(index).padStart(4, '0')}.yaml`
+  }
 }
 
 function chunksOf(texts: readonly string[]): string[] {

@@ -1,5 +1,6 @@
 // What a local mesh is started with. Shapes only.
 import type { Logger } from '../core/log.ts'
+import type { PublishOption } from '../model/publish.ts'
 import type { RuntimeFacts } from '../model/running-pod.ts'
 
 export interface LocalMeshOptions {
@@ -17,6 +18,10 @@ export interface LocalMeshOptions {
   readonly ztunnelCommand?: readonly string[]
   /** Further variables of each ztunnel; they win over ours. */
   readonly ztunnelEnvironment?: Readonly<Record<string, string>>
+  /** Instead of our own: what runs in the pods of Gateways. */
+  readonly gatewayCommand?: readonly string[]
+  /** Ports of this machine that lead to ingresses, beside those that Gateways name themselves. */
+  readonly publish?: readonly PublishOption[]
   /** Whether a control plane runs beside the ztunnels; without it they pass everything through. True unless told. */
   readonly controlPlane?: boolean
   /** Further variables of the control plane (src/controlplane/config.ts); they win over ours. */

@@ -1,7 +1,9 @@
 // What a local mesh tells about itself: gathers facts from its parts, changes nothing.
 import type { LocalStatus, PodStatus } from '../model/local-status.ts'
+import type { ManifestObject } from '../model/manifest.ts'
 import type { Desired } from './catalogue.ts'
 import { fingerprint } from './environment.ts'
+import { gatewayStatuses } from './gateway-status.ts'
 import type { Pod } from './pod.ts'
 import type { PodSet } from './pod-set.ts'
 import { routeOf, serviceStatus, type EndpointPod, type ServiceAddresses } from './services.ts'
@@ -14,10 +16,13 @@ export interface MeshFacts {
   readonly nodes: readonly VirtualNode[]
   readonly pods: PodSet
   readonly desired: Desired
+  /** All that are in force, by key. */
+  readonly objects: ReadonlyMap<string, ManifestObject>
   readonly addresses: ServiceAddresses
   /** Beyond those of the files. */
   readonly problems: LocalStatus['problems']
   readonly controlPlane: LocalStatus['controlPlane']
+  readonly published: LocalStatus['published']
 }
 
 /** The pods as services see them. */
@@ -36,6 +41,18 @@ export function meshStatus(facts: MeshFacts): LocalStatus {
     return { namespace, name, node: '', ips: [], phase: 'Pending', reason, ready: false, restarts: 0, captured: 'no', containers: [] }
   })
   const endpoints = endpointPods(facts.pods.pods)
+  const pods = [...running.map(podStatus), ...unplaced].sort((a, b) => `${a.namespace}/${a.name}`.localeCompare(`${b.namespace}/${b.name}`))
+  const deployments = [...desired.deployments].map(([id, { metadata, spec }]) => {
+    const own = running.filter((pod) => pod.options.owner === id && !pod.isTerminating)
+    const hash = fingerprint(spec.template)
+    return {
+      namespace: metadata.namespace,
+      name: metadata.name,
+      replicas: spec.replicas,
+      ready: own.filter((pod) => pod.isReady).length,
+      updated: own.filter((pod) => pod.options.hash === hash).length,
+    }
+  })
   return {
     name: facts.name,
     ready: facts.isReady,
@@ -45,18 +62,11 @@ export function meshStatus(facts: MeshFacts): LocalStatus {
       name: node.name, ips: [node.ips.v4, node.ips.v6], pods: node.hosts.size,
       ztunnel: node.agent ? (node.agent.isConnected ? 'connected' : 'starting') : 'off',
     })),
-    pods: [...running.map(podStatus), ...unplaced].sort((a, b) => `${a.namespace}/${a.name}`.localeCompare(`${b.namespace}/${b.name}`)),
-    deployments: [...desired.deployments].map(([id, { metadata, spec }]) => {
-      const own = running.filter((pod) => pod.options.owner === id && !pod.isTerminating)
-      const hash = fingerprint(spec.template)
-      return {
-        namespace: metadata.namespace,
-        name: metadata.name,
-        replicas: spec.replicas,
-        ready: own.filter((pod) => pod.isReady).length,
-        updated: own.filter((pod) => pod.options.hash === hash).length,
-      }
-    }),
+    pods,
+    deployments,
+    namespaces: desired.declaredNamespaces.map(({ metadata: { name, labels }, origin: { file, line } }) => ({ name, labels, file: file === 'applied' ? '' : file, line })),
+    gateways: gatewayStatuses(desired, facts.objects, { deployments, pods }),
+    published: facts.published,
     services: [...desired.services].map(([id, service]) => serviceStatus(service, routeOf(service, facts.addresses.of(id), endpoints))),
     problems: [...desired.problems, ...facts.problems],
     notes: [...desired.notes],

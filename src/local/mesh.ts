@@ -1,10 +1,9 @@
 // A mesh on one machine: virtual nodes, pods, services and ztunnels, kept in line with a directory of YAML and with what
 // was applied. This file composes the parts and answers questions; each decision lives in a room of its own.
-import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { DirectoryWatcher, type DirectoryReading } from '../core/directory.ts'
-import { describeError, MeshError } from '../core/errors.ts'
+import { MeshError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
 import type { ExecPlan, LocalStatus, RunRequest } from '../model/local-status.ts'
 import { objectKey, type ManifestObject } from '../model/manifest.ts'
@@ -19,26 +18,26 @@ import { runCommand, type CommandOptions, type CommandResult } from './command.t
 import { ControlPlaneProcess } from './controlplane-process.ts'
 import { NodeDialer } from './dialer.ts'
 import { FactsServer } from './facts-server.ts'
+import { gatewayDirectories, gatewayRun } from './gateway-run.ts'
+import { publishWishes } from './gateway-status.ts'
+import { GatewayWorkloads } from './gateway-workloads.ts'
+import { hostResolvConf } from './host-files.ts'
 import type { LogFile } from './log-file.ts'
 import type { LocalMeshOptions } from './mesh-options.ts'
 import { endpointPods, meshStatus } from './mesh-status.ts'
 import type { Pod } from './pod.ts'
 import { PodSet } from './pod-set.ts'
 import { identify } from './process-identity.ts'
+import { Publisher } from './publisher.ts'
 import { runtimeFacts } from './runtime-facts.ts'
 import { isVirtual, routeOf, ServiceAddresses } from './services.ts'
 import { lockInstance, makeStateDirectories, removeState, statePaths, writeRecord, type InstanceLock, type StatePaths } from './state.ts'
 import { makeTopology, type Topology, type VirtualNode } from './virtual-node.ts'
-import { cleanUpZtunnel, startZtunnel, ztunnelIsReady } from './ztunnel-process.ts'
+import { Waiting } from './waiting.ts'
+import { carryingFlags, cleanUpZtunnel, startZtunnel, ztunnelIsReady } from './ztunnel-process.ts'
 
 const lostPodCheckMs = 2000
 const defaultStopGraceMs = 2000
-
-/**
- * For a process that carries bytes. Each TLS record is a buffer outside of V8's heap; unless their bytes count as part of the heap, V8
- * collects all of it for each 64 MB of them: ten times a second, and the longer the more the ztunnel knows of the mesh. Megabytes.
- */
-export const carryingFlags = ['--external-memory-accounted-in-global-limit', '--initial-old-space-size=128'] as const
 
 const defaultZtunnel = (): string[] => [process.execPath, ...carryingFlags, fileURLToPath(new URL('../bin/ztunnel.ts', import.meta.url))]
 export const defaultHostPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
@@ -56,10 +55,14 @@ export class LocalMesh {
   readonly #onFacts: LocalMeshOptions['onFacts']
   readonly #topology: Topology
   readonly #dialer = new NodeDialer()
-  readonly #catalogue = new Catalogue()
+  readonly #gateways: GatewayWorkloads
+  readonly #catalogue: Catalogue
   readonly #addresses = new ServiceAddresses()
   readonly #facts: FactsServer
   readonly #applied: AppliedObjects
+  readonly #generated: AppliedObjects
+  readonly #publish: NonNullable<LocalMeshOptions['publish']>
+  readonly #publisher: Publisher
   #controlPlane: ControlPlaneProcess | undefined
   readonly #pods: PodSet
   readonly #capture = new CaptureGate((namespace) => this.#desired.namespaces.get(namespace) ?? {})
@@ -71,7 +74,7 @@ export class LocalMesh {
   #isStopping = false
   #stopped: Promise<void> | undefined
   readonly #lostTimer: NodeJS.Timeout
-  readonly #waiting = new Set<() => void>()
+  readonly #waiting = new Waiting()
   #reported = ''
 
   private constructor(options: LocalMeshOptions, paths: StatePaths, lock: InstanceLock, topology: Topology) {
@@ -84,6 +87,15 @@ export class LocalMesh {
     this.#hasControlPlane = this.#isMeshed && (options.controlPlane ?? true)
     this.#facts = new FactsServer({ path: paths.factsSocket, logger: options.logger })
     this.#applied = new AppliedObjects(paths.applied)
+    this.#generated = new AppliedObjects(paths.applied, 'generated')
+    this.#gateways = new GatewayWorkloads((gateway) => gatewayRun(gateway, options.gatewayCommand))
+    this.#catalogue = new Catalogue(this.#hasControlPlane ? this.#gateways : undefined)
+    this.#publish = options.publish ?? []
+    this.#publisher = new Publisher({
+      // From a node, which balances services; the namespace between the nodes does not.
+      dial: (ip, port, timeoutMs) => this.#dialer.dial(this.nodeNetns(nodeName(1)), ip, port, timeoutMs),
+      logger: this.#logger, onChange: () => this.#schedule(),
+    })
     this.#hostPath = options.hostPath ?? defaultHostPath
     this.#onFacts = options.onFacts
     this.#lock = lock
@@ -97,6 +109,7 @@ export class LocalMesh {
         dial: (netns, host, port, timeoutMs) => this.#dialer.dial(netns, host, port, timeoutMs),
         hostPath: this.#hostPath,
         hostResolvConf: hostResolvConf(),
+        shows: (pod) => (this.#desired.generated.deployments.has(pod.owner ?? '') ? gatewayDirectories(paths, pod) : undefined),
         mayStart: (pod) => this.#capture.mayStart(pod),
       },
       onChange: () => this.#schedule(),
@@ -192,14 +205,18 @@ export class LocalMesh {
     setImmediate(() => {
       this.#isScheduled = false
       if (!this.#isStopping) this.#step()
-      for (const wake of this.#waiting) wake()
+      this.#waiting.wake()
     })
   }
 
   #step(): void {
     this.#desired = this.#catalogue.desired()
+    this.#generated.replace(this.#desired.generated.forControlPlane)
     this.#isSettled = this.#pods.reconcile(this.#desired)
-    this.#addressProblems = this.#addresses.update(this.#desired.services)
+    const addressProblems = this.#addresses.update(this.#desired.services)
+    const published = publishWishes(this.#desired, this.#publish, (id) => this.#addresses.of(id)[0])
+    this.#addressProblems = [...addressProblems, ...published.problems]
+    this.#publisher.update(published.wishes)
     for (const pod of this.#pods.pods.values()) {
       if (pod.state.t !== 'creating') this.#capture.enrol(pod)
       pod.recheckCapture()
@@ -246,6 +263,14 @@ export class LocalMesh {
     this.#applied.unapply(key)
     this.#schedule()
     return was
+  }
+
+  /** Replaces a Gateway's pods one after the other. NOT_FOUND if its pods are not made here. */
+  restartGateway(namespace: string, name: string): void {
+    const id = `${namespace}/${name}`
+    if (this.#desired.generated.gateways.get(id)?.isOurs !== true) throw new MeshError('NOT_FOUND', `there is no Gateway ${id} whose pods this mesh makes`)
+    this.#gateways.restart(id, new Date().toISOString())
+    this.#schedule()
   }
 
   /** Makes a pod for one command; it stays, ended, until `unapply('Pod NAMESPACE/NAME')`. ALREADY_RUNNING if the name is taken. */
@@ -312,6 +337,7 @@ export class LocalMesh {
   status(): LocalStatus {
     return meshStatus({
       name: this.name, isReady: this.isReady, isMeshed: this.#isMeshed, nodes: this.#topology.nodes, pods: this.#pods, desired: this.#desired,
+      objects: this.#catalogue.objects, published: this.#publisher.status(),
       addresses: this.#addresses, problems: this.#addressProblems, controlPlane: this.#controlPlane?.summary() ?? { state: 'off' },
     })
   }
@@ -340,21 +366,8 @@ export class LocalMesh {
   }
 
   /** Waits until `check` holds; asks after every change of the mesh. COMMAND_FAILED with `why()` after `timeoutMs`. */
-  async waitUntil(check: () => boolean, timeoutMs: number, why: () => string = () => 'the condition does not hold'): Promise<void> {
-    const deadline = performance.now() + timeoutMs
-    while (!check()) {
-      const leftMs = deadline - performance.now()
-      if (leftMs <= 0) throw new MeshError('COMMAND_FAILED', `not ready after ${timeoutMs} ms: ${why()}`)
-      await new Promise<void>((resolve) => {
-        const done = (): void => {
-          clearTimeout(timer)
-          this.#waiting.delete(done)
-          resolve()
-        }
-        const timer = setTimeout(done, Math.min(leftMs, 500))
-        this.#waiting.add(done)
-      })
-    }
+  waitUntil(check: () => boolean, timeoutMs: number, why?: () => string): Promise<void> {
+    return this.#waiting.until(check, timeoutMs, why)
   }
 
   /**
@@ -378,6 +391,7 @@ export class LocalMesh {
     this.#isStopping = true
     this.#watcher?.close()
     clearInterval(this.#lostTimer)
+    this.#publisher.close()
     await this.#pods.stopAll(graceMs)
     const { nodes, underlay } = this.#topology
     const controlPlaneStopped = this.#controlPlane?.stop()
@@ -397,15 +411,6 @@ export class LocalMesh {
     await underlay.stop()
     removeState(this.paths)
     await this.#lock.release()
-    for (const wake of this.#waiting) wake()
-  }
-}
-
-function hostResolvConf(): string {
-  try {
-    return readFileSync('/etc/resolv.conf', 'utf8')
-  } catch (error) {
-    // A machine without one resolves nothing; a pod with dnsPolicy Default shall see just that.
-    return `# ${describeError(error)}\n`
+    this.#waiting.wake()
   }
 }

@@ -18,7 +18,7 @@ export interface PodSetOptions {
   readonly nodes: readonly VirtualNode[]
   readonly logger: Logger
   /** What all pods have in common. */
-  readonly common: Pick<PodOptions, 'paths' | 'dial' | 'hostPath' | 'hostResolvConf' | 'mayStart'>
+  readonly common: Pick<PodOptions, 'paths' | 'dial' | 'hostPath' | 'hostResolvConf' | 'shows' | 'mayStart'>
   readonly onChange: () => void
   /** The pod's network is there; called before its containers start. */
   readonly onNetwork: (pod: Pod) => void

@@ -13,7 +13,7 @@ import { podLines, podLinkLines, podSysctls, podUnlinkLines } from './links.ts'
 import { LogFile } from './log-file.ts'
 import type { ProbeTarget } from './probe.ts'
 import { isAlive } from './process-identity.ts'
-import { Sandbox } from './sandbox.ts'
+import { Sandbox, type SandboxOptions } from './sandbox.ts'
 import { stateRoot, type StatePaths } from './state.ts'
 import type { VirtualNode } from './virtual-node.ts'
 
@@ -42,6 +42,8 @@ export interface PodOptions {
   readonly dial: (netns: string, host: string, port: number, timeoutMs: number) => ReturnType<ProbeTarget['dial']>
   readonly hostPath: string
   readonly hostResolvConf: string
+  /** What it sees of the mesh's own directory, which is hidden from all others. */
+  readonly shows: (pod: Pick<PodOptions, 'uid' | 'namespace' | 'name' | 'owner'>) => SandboxOptions['shows']
   readonly logger: Logger
   /** After every change of state or readiness. */
   readonly onChange: () => void
@@ -179,6 +181,7 @@ export class Pod {
     mkdirSync(directory, { recursive: true, mode: 0o755 })
     const files = { 'resolv.conf': resolvConf(spec, namespace, hostResolvConf), hosts: hostsFile(this.facts), hostname: `${this.facts.hostname}\n` }
     for (const [name, text] of Object.entries(files)) writeFileSync(join(directory, name), text, { mode: 0o644 })
+    const shows = this.options.shows(this.options)
     return Sandbox.start({
       paths,
       role: 'pod',
@@ -190,6 +193,7 @@ export class Pod {
       binds: Object.keys(files).map((name) => ({ source: join(directory, name), target: `/etc/${name}` })),
       // Pods share the host's files; the mesh's sockets and pinned objects are not for them.
       hides: [stateRoot, '/sys/fs/bpf'],
+      ...(shows && { shows }),
       link: {
         inside: podLines(node.index, host, node.sandbox.pid), outerNetns: node.sandbox.netns, outside: podLinkLines(node.index, host),
       },

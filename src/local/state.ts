@@ -33,6 +33,10 @@ export interface StatePaths {
   readonly crlFile: string
   readonly tokens: string
   tokenFile(node: string): string
+  /** Directory of one pod's own token, for pods that call the control plane themselves. */
+  podToken(namespace: string, name: string): string
+  /** What such a pod keeps over restarts of its process. */
+  podState(uid: string): string
   /** What a ztunnel keeps over its restarts. */
   nodeState(node: string): string
   agentSocket(node: string): string
@@ -62,6 +66,8 @@ export function statePaths(name: string): StatePaths {
     crlFile: join(root, 'trust', 'crl.pem'),
     tokens: join(root, 'tokens'),
     tokenFile: (node) => join(root, 'tokens', `${node}.token`),
+    podToken: (namespace, pod) => join(root, 'tokens', 'pods', namespace, pod),
+    podState: (uid) => join(root, 'pods', uid, 'state'),
     nodeState: (node) => join(root, 'nodes', node),
     agentSocket: (node) => join(root, `${node}-agent.sock`),
     adminSocket: (node) => join(root, `${node}-ztunnel.sock`),

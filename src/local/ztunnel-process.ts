@@ -8,6 +8,12 @@ import { runCommand } from './command.ts'
 import type { StatePaths } from './state.ts'
 import { SupervisedProcess } from './supervised-process.ts'
 
+/**
+ * For a process that carries bytes. Each TLS record is a buffer outside of V8's heap; unless their bytes count as part of the heap, V8
+ * collects all of it for each 64 MB of them: ten times a second, and the longer the more the ztunnel knows of the mesh. Megabytes.
+ */
+export const carryingFlags = ['--external-memory-accounted-in-global-limit', '--initial-old-space-size=128'] as const
+
 export const controlPlanePort = 15_012
 /** In its certificate; the address that nodes dial is the underlay's. */
 export const controlPlaneName = 'sidestep-controlplane.sidestep-system.svc'

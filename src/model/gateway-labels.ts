@@ -31,3 +31,15 @@ export function gatewayRole(gatewayClassName: string, controllerName: string | u
   const [table, key] = controllerName === undefined ? [roles, gatewayClassName] : [controllers, controllerName]
   return Object.hasOwn(table, key) ? table[key] : undefined
 }
+
+type Labels = Readonly<Record<string, string>>
+
+/** Which waypoint these labels ask for, in Istio's words too; undefined where they ask for none or say nothing. Whether it can be had is another question. */
+export function waypointWish(labels: Labels, ownNamespace: string): { readonly namespace: string; readonly name: string } | undefined {
+  const read = (label: string): string | undefined => {
+    const istio = label.replace('sidestep.dev/', 'istio.io/')
+    return Object.hasOwn(labels, label) ? labels[label] : Object.hasOwn(labels, istio) ? labels[istio] : undefined
+  }
+  const name = read(useWaypointLabel) ?? ''
+  return name === '' || name === 'none' ? undefined : { namespace: read(waypointNamespaceLabel) ?? ownNamespace, name }
+}

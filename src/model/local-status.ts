@@ -57,6 +57,26 @@ export const localControlPlaneSchema = z.object({
 })
 export type LocalControlPlane = z.infer<typeof localControlPlaneSchema>
 
+/** A Gateway whose pods this mesh runs, or would. */
+export const gatewayStatusSchema = z.object({
+  namespace: z.string(),
+  name: z.string(),
+  role: z.enum(['waypoint', 'ingress']),
+  /** Of a waypoint: `all`, `service`, `workload` or `none`, as its label says. */
+  serves: z.string(),
+  /** Empty for one that was applied. */
+  file: z.string(),
+  line: z.int(),
+  replicas: z.int(),
+  ready: z.int(),
+  updated: z.int(),
+  /** Why it has no pods that are ready; empty if it has. */
+  reason: z.string(),
+  /** Objects whose label asks for it, as `Kind namespace/name`: a wish, whether or not it is granted. */
+  usedBy: z.array(z.string()),
+})
+export type GatewayStatus = z.infer<typeof gatewayStatusSchema>
+
 export const localStatusSchema = z.object({
   name: z.string(),
   /** Everything that should run does, and is ready. */
@@ -69,6 +89,20 @@ export const localStatusSchema = z.object({
   pods: z.array(podStatusSchema),
   deployments: z.array(z.object({
     namespace: z.string(), name: z.string(), replicas: z.int(), ready: z.int(), updated: z.int(),
+  })),
+  /** Those that somebody declared; `file` is empty for what was applied. */
+  namespaces: z.array(z.object({ name: z.string(), labels: z.record(z.string(), z.string()), file: z.string(), line: z.int() })),
+  gateways: z.array(gatewayStatusSchema),
+  /** Ports of this machine that lead to ingresses. */
+  published: z.array(z.object({
+    /** `namespace/name`. */
+    gateway: z.string(), port: z.int(),
+    /** `127.0.0.1:PORT`. */
+    address: z.string(),
+    listening: z.boolean(),
+    /** Why it does not listen; empty if it does. */
+    because: z.string(),
+    connections: z.int(),
   })),
   services: z.array(z.object({
     namespace: z.string(), name: z.string(), ips: z.array(z.string()),
@@ -102,6 +136,12 @@ export const runRequestSchema = z.strictObject({
   command: z.array(z.string().max(128 * 1024)).min(1).max(1000),
 })
 export type RunRequest = z.infer<typeof runRequestSchema>
+
+/** YAML as for kubectl. */
+export const applyRequestSchema = z.strictObject({ manifest: z.string().max(1 << 20) })
+/** Keys of the objects, `Kind namespace/name`. */
+export const applyResultSchema = z.object({ objects: z.array(z.string()) })
+export type ApplyResult = z.infer<typeof applyResultSchema>
 
 /** Exit code of the pod's first container. */
 export const runResultSchema = z.object({ code: z.int() })

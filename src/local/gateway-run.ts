@@ -1,0 +1,56 @@
+// What runs in the pods of a local mesh's Gateways: our proxy with this Node, the environment by which it knows who it is, and the
+// few directories that it may see. The objects around it are model/gateway-objects.ts; nothing is started here.
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { GatewayRun } from '../model/gateway-objects.ts'
+import type { GatewayManifest } from '../model/manifest.ts'
+import { underlayIps } from './addresses.ts'
+import type { SandboxOptions } from './sandbox.ts'
+import { stateRoot, type StatePaths } from './state.ts'
+import { carryingFlags, controlPlaneName, controlPlanePort } from './ztunnel-process.ts'
+
+const defaultCommand = (): string[] => [process.execPath, ...carryingFlags, fileURLToPath(new URL('../bin/waypoint.ts', import.meta.url))]
+
+/** Where its pod sees them; all else below is hidden from pods. */
+const inside = { trust: join(stateRoot, 'trust'), token: join(stateRoot, 'token'), state: join(stateRoot, 'state') } as const
+
+/** For each pod of that Gateway. `command` stands in for our own. */
+export function gatewayRun({ metadata: { namespace, name } }: GatewayManifest, command: readonly string[] = defaultCommand()): GatewayRun {
+  const field = (fieldPath: string): { valueFrom: { fieldRef: { fieldPath: string } } } => ({ valueFrom: { fieldRef: { fieldPath } } })
+  return {
+    container: {
+      command: [...command],
+      // It needs low ports, and a checkout may be in a directory that only its owner can enter.
+      securityContext: { allowPrivilegeEscalation: false, capabilities: { drop: ['ALL'], add: ['NET_BIND_SERVICE', 'DAC_READ_SEARCH'] } },
+    },
+    // Services it knows by itself; who asks for other names is not captured, so it asks as this machine does.
+    pod: { dnsPolicy: 'Default' },
+    env: [
+      { name: 'SIDESTEP_GATEWAY', value: `${namespace}/${name}` },
+      { name: 'SIDESTEP_POD_NAME', ...field('metadata.name') },
+      { name: 'SIDESTEP_POD_NAMESPACE', ...field('metadata.namespace') },
+      { name: 'SIDESTEP_INSTANCE_IP', ...field('status.podIP') },
+      { name: 'SIDESTEP_NODE', ...field('spec.nodeName') },
+      { name: 'SIDESTEP_XDS_ADDRESS', value: `${underlayIps.v4}:${controlPlanePort}` },
+      { name: 'SIDESTEP_SERVER_NAME', value: controlPlaneName },
+      { name: 'SIDESTEP_TOKEN_FILE', value: join(inside.token, 'token') },
+      { name: 'SIDESTEP_ROOTS_FILE', value: join(inside.trust, 'roots.pem') },
+      { name: 'SIDESTEP_CRL_FILE', value: join(inside.trust, 'crl.pem') },
+      { name: 'SIDESTEP_STATE_DIRECTORY', value: inside.state },
+      { name: 'SIDESTEP_ADMIN_SOCKET', value: join(inside.state, 'admin.sock') },
+    ],
+  }
+}
+
+/** Makes what a Gateway's pod sees of the mesh's directory: the roots, its own token, and a place of its own. */
+export function gatewayDirectories(paths: StatePaths, pod: { readonly namespace: string; readonly name: string; readonly uid: string }): NonNullable<SandboxOptions['shows']> {
+  const token = paths.podToken(pod.namespace, pod.name)
+  const state = paths.podState(pod.uid)
+  for (const directory of [token, state]) mkdirSync(directory, { recursive: true, mode: 0o700 })
+  return [
+    { source: paths.trust, target: inside.trust, isWritable: false },
+    { source: token, target: inside.token, isWritable: false },
+    { source: state, target: inside.state, isWritable: true },
+  ]
+}
