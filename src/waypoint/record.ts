@@ -45,6 +45,9 @@ export interface ExchangeEnd {
   /** Of bodies, upgraded streams and connections: what came from the client, and what was given to it. */
   readonly requestBytes: number
   readonly responseBytes: number
+  /** Of gRPC, where somebody counted (telemetry/grpc-messages.ts). */
+  readonly requestMessages?: number
+  readonly responseMessages?: number
   /** The answer, or the connection, did not come to its end. */
   readonly isCut: boolean
 }

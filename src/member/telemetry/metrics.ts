@@ -88,4 +88,15 @@ export class ProxyMetrics {
       },
     })
   }
+
+  /** Numbers by several labels, read when somebody asks. Bounding their number is the reader's. */
+  sampled<Label extends string>(name: string, help: string, labelNames: readonly Label[], read: () => readonly { readonly labels: Readonly<Record<Label, string>>; readonly value: number }[]): void {
+    const gauge: Gauge<Label> = new Gauge({
+      name, help, labelNames: [...labelNames], registers: [this.registry],
+      collect: () => {
+        gauge.reset()
+        for (const { labels, value } of read()) gauge.set({ ...labels }, value)
+      },
+    })
+  }
 }
