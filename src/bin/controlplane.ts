@@ -3,17 +3,19 @@
 // of tokens) is on disk, so that it may be killed at any moment and started again.
 import { mkdirSync } from 'node:fs'
 import { isIP } from 'node:net'
-import { dirname } from 'node:path'
+import { dirname, join } from 'node:path'
 import { Server } from '@grpc/grpc-js'
 import { Command } from 'commander'
 import { pino } from 'pino'
 import { serveAdmin, serveMetrics } from '../controlplane/admin.ts'
 import { CaKeeper, withinTtl } from '../controlplane/ca-keeper.ts'
-import { callerCheck, mayBeNode } from '../controlplane/callers.ts'
+import { admitToAuthority, admitToDiscovery, callerCheck, mayBeNode, signingRule } from '../controlplane/callers.ts'
 import { configSchema, hostAndPort, listOf, readConfig, variables, type Config } from '../controlplane/config.ts'
 import { ControlPlane } from '../controlplane/control-plane.ts'
 import { DirectorySource } from '../controlplane/directory-source.ts'
+import { watchGatewayPods } from '../controlplane/gateway-pods.ts'
 import { GrpcPort, type ServingCertificate } from '../controlplane/grpc-port.ts'
+import { PodTokens } from '../controlplane/pod-tokens.ts'
 import { byNodeName, connectedNodes } from '../controlplane/report.ts'
 import { SocketPods } from '../controlplane/socket-pods.ts'
 import { ControlPlaneMetrics } from '../controlplane/telemetry/metrics.ts'
@@ -22,7 +24,7 @@ import type { Logger } from '../core/log.ts'
 import type { ControlPlaneReport } from '../model/control-plane-status.ts'
 import { Authority } from '../pki/authority.ts'
 import { registerCaService } from '../pki/ca-service.ts'
-import { keepTokenFile, TokenIssuer } from '../pki/tokens.ts'
+import { keepTokenFile, TokenIssuer, type TokenFile } from '../pki/tokens.ts'
 import { XdsServer } from '../xds/server.ts'
 import { grpcServerOptions } from '../xds/server-options.ts'
 import { XdsStore } from '../xds/store.ts'
@@ -43,25 +45,34 @@ async function run(config: Config): Promise<void> {
     ...(config.caCertificateFile !== '' && {
       own: { certificateFile: config.caCertificateFile, keyFile: config.caKeyFile, rootsFile: config.caRootsFile },
     }),
-    maySign: ({ node }, identity) => plane.mayHave(node, identity),
+    maySign: signingRule((node, identity) => plane.mayHave(node, identity), () => pods.facts.pods),
     logger: logger.child({ component: 'ca' }),
   })
   mkdirSync(dirname(config.tokenKeyFile), { recursive: true, mode: 0o700 })
   const tokens = await TokenIssuer.open(config.tokenKeyFile)
   const check = callerCheck(tokens, config.tokenAudience, config.clusterId)
   const xds = new XdsServer(store, {
-    authenticate: async ({ metadata }) => {
-      const verdict = await check(metadata)
-      return verdict.ok ? { ok: true, identity: verdict.node } : verdict
-    },
-    admitNode: ({ identity }, { metadata }) => mayBeNode(identity, metadata),
+    authenticate: async ({ metadata }) => admitToDiscovery(await check(metadata), pods.facts.pods),
+    admitNode: (caller, { metadata }) => mayBeNode(caller, metadata),
     logger: logger.child({ component: 'xds' }),
     onPush: (push) => metrics.pushed(push),
     onRefused: (because) => metrics.streamRefused(because),
   })
+  const podTokens = config.tokenDirectory === '' ? undefined : new PodTokens({
+    directory: join(config.tokenDirectory, 'pods'),
+    issue: (holder) => tokens.issue(holder, config.tokenAudience, config.tokenTtlSeconds),
+    logger: logger.child({ component: 'tokens' }),
+  })
   const plane = new ControlPlane({
     config: new DirectorySource(set(config.configDirectory), set(config.appliedDirectory)),
-    pods,
+    pods: watchGatewayPods(pods, {
+      appeared: (pod) => podTokens?.appeared(pod),
+      gone: (gone) => {
+        podTokens?.gone(gone)
+        xds.end(`${gone.pod.namespace}/${gone.pod.name}`, 'the pod is not what it was')
+      },
+      synced: () => podTokens?.synced(),
+    }),
     store,
     settings: {
       clusterId: config.clusterId, network: config.network, clusterDomain: config.clusterDomain,
@@ -108,7 +119,7 @@ async function run(config: Config): Promise<void> {
   const stop = async (signal: string): Promise<void> => {
     logger.info({ signal }, 'control plane is ending')
     keeper.close()
-    for (const file of tokenFiles) file.stop()
+    await Promise.all([podTokens, ...tokenFiles].map((kept) => kept?.stop()))
     xds.close()
     await serving.port?.close()
     await plane.close()
@@ -123,10 +134,7 @@ async function run(config: Config): Promise<void> {
   xds.register(server)
   registerCaService(server, {
     authority: withinTtl(authority, config.certificateTtlSeconds, config.certificateMaxTtlSeconds),
-    authenticate: async ({ metadata }) => {
-      const verdict = await check(metadata)
-      return verdict.ok ? { ok: true, caller: { node: verdict.node } } : verdict
-    },
+    authenticate: async ({ metadata }) => admitToAuthority(await check(metadata), config.trustDomain),
     logger: logger.child({ component: 'ca' }),
     onOutcome: (outcome) => metrics.certificate(outcome),
   })
@@ -139,7 +147,7 @@ async function run(config: Config): Promise<void> {
 }
 
 /** A file for each node that the settings name, renewed for as long as we run. */
-async function keepTokens(config: Config, tokens: TokenIssuer, logger: Logger): Promise<{ stop(): void }[]> {
+async function keepTokens(config: Config, tokens: TokenIssuer, logger: Logger): Promise<TokenFile[]> {
   if (config.tokenDirectory === '') return []
   mkdirSync(config.tokenDirectory, { recursive: true, mode: 0o700 })
   return Promise.all(listOf(config.nodes).map((node) => keepTokenFile({
@@ -161,7 +169,8 @@ function watchGauges(metrics: ControlPlaneMetrics, report: () => ControlPlaneRep
   const seconds = (iso: string): number => Date.parse(iso) / 1000
   metrics.watch({
     connections,
-    nodes: () => connected().length,
+    nodes: () => connected().filter(({ gateway }) => gateway === undefined).length,
+    gatewayPods: () => connected().filter(({ gateway }) => gateway !== undefined).length,
     behind: () => connected().filter((node) => !node.current).length,
     nacked: () => connected().reduce((sum, node) => sum + node.nacks.length, 0),
     nackedResponses: () => recent().nodes.reduce((sum, node) => sum + node.nacked, 0),

@@ -20,11 +20,13 @@ import type { Issuer } from './issue.ts'
 import { certificatePem, encodePem } from './pem.ts'
 import { beginRotation, nextStep, signerOf, trustedBy } from './rotation.ts'
 import type { Rotation, Step } from './rotation.ts'
+import type { TokenPod } from './tokens.ts'
 
-/** Who asks: the node its token is bound to, and its own identity. */
+/** Who asks: the node its token is bound to, its own identity, and the pod if its token is bound to one. */
 export interface Caller {
   readonly node: string
   readonly identity?: Identity
+  readonly pod?: TokenPod
 }
 
 export type SignRefusal = 'badRequest' | 'wrongTrustDomain' | 'notAllowed' | 'badTtl' | 'issuerExpired'

@@ -67,6 +67,24 @@ test('every other token is refused with its reason', async () => {
   await expect(issuer.issue({ ...holder, node: 'a/b' }, 'x', 1)).rejects.toMatchObject({ code: 'BAD_CONFIG' })
 })
 
+test('a token may name a pod, and one whose pod cannot be read is nobody, not its node', async () => {
+  const pod = { namespace: 'shop', name: 'way-1', serviceAccount: 'way', uid: 'u1' }
+  const { text } = await issuer.issue({ ...holder, pod }, 'istio-ca', 60)
+  expect(await issuer.verify(text, 'istio-ca')).toEqual({ ok: true, ...holder, pod })
+  const key = createPrivateKey(readFileSync(keyFile))
+  const now = Math.floor(clock.nowMs() / 1000)
+  const broken: unknown[] = [
+    null, 'shop/way-1', {}, { ...pod, uid: undefined }, { ...pod, uid: '' }, { ...pod, namespace: '..' }, { ...pod, name: 'a/b' }, { ...pod, serviceAccount: '' }, { ...pod, more: 1 },
+  ]
+  for (const each of broken) {
+    const forged = await new SignJWT({ iss: 'sidestep.dev', aud: 'istio-ca', sub: 'x', node: 'a', nbf: now, exp: now + 60, pod: each }).setProtectedHeader({ alg: 'ES256' }).sign(key)
+    expect(await issuer.verify(forged, 'istio-ca')).toEqual({ ok: false, because: 'badPod' })
+  }
+  for (const name of ['../x', 'a/b', '', '.']) {
+    await expect(issuer.issue({ ...holder, pod: { ...pod, name } }, 'istio-ca', 60)).rejects.toMatchObject({ code: 'BAD_CONFIG' })
+  }
+})
+
 test('the key is private and must stay so', async () => {
   expect(statSync(keyFile).mode & 0o777).toBe(0o600)
   chmodSync(keyFile, 0o640)
@@ -97,6 +115,10 @@ test('the file is private and written anew before its token expires', async () =
   clock.advance(5_000)
   await expect.poll(read).not.toBe(first)
   expect(await issuer.verify(await read(), 'istio-ca')).toMatchObject({ ok: true })
-  keeper.stop()
+  await keeper.stop()
+  const last = await read()
+  clock.advance(1_000_000)
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  expect(await read()).toBe(last)
   await expect(tokenFromFile(join(base.path, 'none'))()).rejects.toMatchObject({ code: 'BAD_CONFIG' })
 })

@@ -1,9 +1,10 @@
-// Bearer tokens of a mesh without Kubernetes: the control plane signs one per node, for one audience and a short time, and checks it
-// when the node calls. The key never leaves the control plane. A token's text is never logged.
+// Bearer tokens of a mesh without Kubernetes: the control plane signs one per node, and one per pod that calls for itself, for one
+// audience and a short time, and checks it when they call. The key never leaves the control plane. A token's text is never logged.
 import { createPublicKey, randomBytes } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { SignJWT, errors, jwtVerify } from 'jose'
+import { z } from 'zod'
 import { systemClock } from '../core/clock.ts'
 import type { Clock } from '../core/clock.ts'
 import { MeshError, describeError } from '../core/errors.ts'
@@ -12,12 +13,22 @@ import { readKey } from './authority-store.ts'
 import { newKey } from './csr.ts'
 import { createFile, isErrno, requirePrivate, writeFileAtomic } from './files.ts'
 
-export type TokenRefusal = 'missing' | 'malformed' | 'badSignature' | 'expired' | 'notYetValid' | 'wrongAudience' | 'wrongIssuer' | 'noNode'
+export type TokenRefusal = 'missing' | 'malformed' | 'badSignature' | 'expired' | 'notYetValid' | 'wrongAudience' | 'wrongIssuer' | 'noNode' | 'badPod'
+
+/** One life of a pod: another pod of that name is somebody else. */
+export interface TokenPod {
+  readonly namespace: string
+  readonly name: string
+  readonly serviceAccount: string
+  readonly uid: string
+}
 
 export interface TokenHolder {
   readonly node: string
   /** Whom the token speaks for, for example a ztunnel. */
   readonly subject: string
+  /** The holder is this pod and not its node. */
+  readonly pod?: TokenPod
 }
 
 export type TokenVerdict = ({ readonly ok: true } & TokenHolder) | { readonly ok: false; readonly because: TokenRefusal }
@@ -29,6 +40,9 @@ export interface Token {
 
 const issuer = 'sidestep.dev'
 const maxTokenBytes = 4 * 1024
+// Kubernetes' names and SPIFFE's path segments have no other letters; `.` and `..` are none.
+const podPart = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$/)
+const podSchema = z.strictObject({ namespace: podPart, name: podPart, serviceAccount: podPart, uid: z.string().min(1).max(253) })
 const nodeName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$/
 
 export class TokenIssuer {
@@ -58,9 +72,10 @@ export class TokenIssuer {
   /** `ttlSeconds` at least 1. */
   async issue(holder: TokenHolder, audience: string, ttlSeconds: number): Promise<Token> {
     if (!nodeName.test(holder.node)) throw new MeshError('BAD_CONFIG', `${holder.node} is no name for a node`)
+    if (holder.pod && !podSchema.safeParse(holder.pod).success) throw new MeshError('BAD_CONFIG', 'a token for a pod whose names are none')
     const nowSeconds = Math.floor(this.#clock.nowMs() / 1000)
     const expires = nowSeconds + Math.max(1, Math.floor(ttlSeconds))
-    const text = await new SignJWT({ node: holder.node })
+    const text = await new SignJWT({ node: holder.node, ...(holder.pod && { pod: { ...holder.pod } }) })
       .setProtectedHeader({ alg: 'ES256', typ: 'JWT' })
       .setIssuer(issuer)
       .setSubject(holder.subject)
@@ -81,9 +96,12 @@ export class TokenIssuer {
       const { payload } = await jwtVerify(text, this.#publicKey, {
         algorithms: ['ES256'], issuer, audience, requiredClaims: ['exp', 'nbf', 'sub'], currentDate: new Date(this.#clock.nowMs()),
       })
-      const { node, sub = '' } = payload
+      const { node, sub = '', pod } = payload
       if (typeof node !== 'string' || !nodeName.test(node)) return { ok: false, because: 'noNode' }
-      return { ok: true, node, subject: sub }
+      if (pod === undefined) return { ok: true, node, subject: sub }
+      const parsed = podSchema.safeParse(pod)
+      // Never taken for its node's token: that one may do more.
+      return parsed.success ? { ok: true, node, subject: sub, pod: parsed.data } : { ok: false, because: 'badPod' }
     } catch (error) {
       return { ok: false, because: reasonOf(error) }
     }
@@ -116,26 +134,34 @@ export interface TokenFileOptions {
 
 const retryMs = 5_000
 
+export interface TokenFile {
+  /** The file stays. Resolves when nothing writes to it any more. */
+  stop(): Promise<void>
+}
+
 /** Writes the file (mode 0600) and again at four fifths of each token's life. Rejects if the first write fails. */
-export async function keepTokenFile({ path, issue, logger, clock = systemClock }: TokenFileOptions): Promise<{ stop(): void }> {
+export async function keepTokenFile({ path, issue, logger, clock = systemClock }: TokenFileOptions): Promise<TokenFile> {
   let isStopped = false
   let cancel = (): void => undefined
+  let writing: Promise<void> = Promise.resolve()
   const write = async (): Promise<void> => {
     const token = await issue()
+    if (isStopped) return
     await writeFileAtomic(path, `${token.text}\n`)
     if (!isStopped) cancel = clock.after((token.expiresMs - clock.nowMs()) * 0.8, again)
   }
   const again = (): void => {
-    write().catch((error: unknown) => {
+    writing = write().catch((error: unknown) => {
       logger.error({ path, detail: describeError(error) }, 'token file not written')
       if (!isStopped) cancel = clock.after(retryMs, again)
     })
   }
   await write()
   return {
-    stop: () => {
+    stop: async () => {
       isStopped = true
       cancel()
+      await writing
     },
   }
 }

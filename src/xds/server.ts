@@ -72,6 +72,13 @@ export class XdsServer {
     })
   }
 
+  /** Ends the streams of one that is not what it was when it was let in; it may come again as what it is now. */
+  end(identity: string, because: string): void {
+    for (const [record, streams] of this.#streams) {
+      if (record.identity === identity) for (const stream of streams) stream.end(grpcStatus.PERMISSION_DENIED, because)
+    }
+  }
+
   /** Ends all streams; nodes keep what they have and look for another server. */
   close(): void {
     this.#isClosed = true

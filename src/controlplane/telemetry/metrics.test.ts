@@ -7,7 +7,7 @@ test('counts what happened and reads the rest when asked', async () => {
   let nodes = 1
   const zero = (): number => 0
   metrics.watch({
-    nodes: () => nodes, connections: zero, behind: zero, nacked: () => 2, nackedResponses: () => 3, workloads: zero, services: zero, policies: zero,
+    nodes: () => nodes, gatewayPods: () => 6, connections: zero, behind: zero, nacked: () => 2, nackedResponses: () => 3, workloads: zero, services: zero, policies: zero,
     objectsRefused: () => 4, podsConnected: () => 1, caExpirySeconds: () => 2e9, servingExpirySeconds: zero, roots: () => 2,
   })
   metrics.pushed({ type: 'address', resources: 3, removed: 1, bytes: 100 })
@@ -19,7 +19,7 @@ test('counts what happened and reads the rest when asked', async () => {
   nodes = 7
   const text = await metrics.registry.metrics()
   for (const line of [
-    'sidestep_controlplane_connected_nodes 7', 'sidestep_controlplane_resources_nacked 2', 'sidestep_controlplane_nacked_responses 3',
+    'sidestep_controlplane_connected_nodes 7', 'sidestep_controlplane_connected_gateway_pods 6', 'sidestep_controlplane_resources_nacked 2', 'sidestep_controlplane_nacked_responses 3',
     'sidestep_controlplane_objects_refused 4', 'sidestep_ca_expiry_timestamp_seconds 2000000000', 'sidestep_ca_roots 2',
     'sidestep_xds_pushed_resources_total{type="address"} 4', 'sidestep_xds_pushed_bytes_total{type="address"} 100',
     'sidestep_xds_refused_streams_total{because="unauthenticated"} 1', 'sidestep_ca_requests_total{outcome="signed"} 1',

@@ -6,6 +6,7 @@ const secondsBuckets = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
 /** What is read when somebody asks. */
 export interface ControlPlaneGauges {
   readonly nodes: () => number
+  readonly gatewayPods: () => number
   readonly connections: () => number
   readonly behind: () => number
   readonly nacked: () => number
@@ -23,8 +24,9 @@ export interface ControlPlaneGauges {
 
 const gaugeHelp: Readonly<Record<keyof ControlPlaneGauges, readonly [string, string]>> = {
   nodes: ['sidestep_controlplane_connected_nodes', 'Nodes with a stream'],
+  gatewayPods: ['sidestep_controlplane_connected_gateway_pods', 'Pods of gateways with a stream'],
   connections: ['sidestep_controlplane_connections', 'TLS connections, handshakes included'],
-  behind: ['sidestep_controlplane_nodes_behind', 'Connected nodes that were not sent, or did not take, all there is'],
+  behind: ['sidestep_controlplane_nodes_behind', 'Connected nodes and pods of gateways that were not sent, or did not take, all there is'],
   nacked: ['sidestep_controlplane_resources_nacked', 'Resources that a connected node refuses at this moment'],
   nackedResponses: ['sidestep_controlplane_nacked_responses', 'Responses of which the nodes known now refused something'],
   workloads: ['sidestep_controlplane_workloads', 'Workloads published'],
