@@ -3,6 +3,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import * as controlPlane from '../src/controlplane/config.ts'
+import * as waypoint from '../src/waypoint/config.ts'
 import * as ztunnel from '../src/ztunnel/config.ts'
 
 interface Settings {
@@ -15,9 +16,9 @@ const page = fileURLToPath(new URL('../docs/settings.md', import.meta.url))
 export function settingsPage(): string {
   return `# Settings
 
-Both programs are configured by environment variables alone. A wrong value is an error that names the setting, and so is a
-variable that begins with \`SIDESTEP_\` and is none of these. \`ztunnel --help\` and \`controlplane --help\` print the same. This
-page is written by \`npm run generate\`.
+All programs are configured by environment variables alone. A wrong value is an error that names the setting, and so is a
+variable that begins with \`SIDESTEP_\` and is none of these. \`ztunnel --help\`, \`waypoint --help\` and \`controlplane --help\` print
+the same. This page is written by \`npm run generate\`.
 
 ## ztunnel
 
@@ -25,6 +26,13 @@ Also honoured: [the environment of Istio's ztunnel](istio-compat.md). What is in
 \`/config_dump\` of its admin API.
 
 ${table(ztunnel)}
+
+## Waypoint and ingress
+
+A pod of a Gateway runs this; what it does with requests is said by [objects](routing.md). In a local mesh these are set by the
+mesh, and others by the Gateway's annotation \`sidestep.dev/settings\`.
+
+${table(waypoint)}
 
 ## Control plane
 

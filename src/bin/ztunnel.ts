@@ -10,6 +10,7 @@ import { describeError } from '../core/errors.ts'
 import { silentLogger } from '../core/log.ts'
 import type { Logger } from '../core/log.ts'
 import { Redirection } from '../kernel/redirection.ts'
+import { settingsHelp } from '../member/settings.ts'
 import { startAdmin } from '../ztunnel/admin.ts'
 import { configSchema, readConfig, variables } from '../ztunnel/config.ts'
 import type { Config } from '../ztunnel/config.ts'
@@ -73,16 +74,9 @@ function packageVersion(): string {
   return z.object({ version: z.string() }).parse(JSON.parse(readFileSync(file, 'utf8'))).version
 }
 
-function settings(): string {
-  const defaults = configSchema.parse({})
-  return Object.entries(variables)
-    .map(([key, variable]) => `  ${variable.padEnd(28)} ${configSchema.shape[key as keyof Config].description ?? ''} (${String(defaults[key as keyof Config])})`)
-    .join('\n')
-}
-
 const program = new Command('ztunnel')
   .description("carries a node's captured pods' traffic")
-  .addHelpText('after', () => `\nSettings, by environment variable:\n${settings()}`)
+  .addHelpText('after', () => `\nSettings, by environment variable:\n${settingsHelp(configSchema, variables)}`)
 program
   .command('run', { isDefault: true })
   .description('serve until SIGTERM')

@@ -84,8 +84,8 @@ export function callerOf({ store, network }: Pick<AcceptFacts, 'store' | 'networ
   return { identity, address: peer, workload: behind && isOf(behind, identity) ? behind : undefined }
 }
 
-function isOf({ namespace, serviceAccount, trustDomain }: Workload, identity: Identity): boolean {
-  return namespace === identity.namespace && serviceAccount === identity.serviceAccount && trustDomain === identity.trustDomain
+function isOf({ namespace, serviceAccount }: Workload, identity: Identity): boolean {
+  return namespace === identity.namespace && serviceAccount === identity.serviceAccount
 }
 
 /** What the port was declared to speak; `unknown` where nobody said. A workload's is that of the services that it serves there. */

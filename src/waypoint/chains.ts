@@ -21,10 +21,19 @@ const mostChains = 20_000
 type FoundRoutes = Found<'routes'> | undefined
 type FoundSecurity = Found<'security'> | undefined
 
+export interface CompiledChain extends Chain {
+  /** Which sort of connection the rules are for, where they leave no choice: the other sort has none, and nothing has a default. */
+  readonly sort: 'http' | 'tcp' | undefined
+  /** Whether rules route requests: what is none must not slip by them. */
+  readonly routesRequests: boolean
+  /** Whether connections that no TCP rule is for go to the destination itself. */
+  readonly hasDefault: boolean
+}
+
 interface Entry {
   readonly routes: FoundRoutes
   readonly security: FoundSecurity
-  readonly chain: Chain
+  readonly chain: CompiledChain
   /** Of the resources, when it was last seen to hold. */
   version: number
 }
@@ -48,7 +57,7 @@ export class CompiledChains implements Chains {
     this.#paths = paths
   }
 
-  chainOf(target: Target): Chain {
+  chainOf(target: Target): CompiledChain {
     const { version } = this.#resources
     const last = this.#byTarget.get(target)
     if (last?.version === version) return last.chain
@@ -81,12 +90,15 @@ export class CompiledChains implements Chains {
     return entry
   }
 
-  #compile(key: string, routes: FoundRoutes, security: FoundSecurity): Chain {
+  #compile(key: string, routes: FoundRoutes, security: FoundSecurity): CompiledChain {
     const tables = tablesOf(key, routes)
     const { authorizer, jwtRules, looksAtRequests } = this.#securityOf(security)
+    const tcp = new TcpRoutes(tables)
+    const routesRequests = tables.some(({ http }) => http.length > 0)
+    const hasDefault = tables.some((table) => table.hasDefault)
     return {
-      key, routes: new Routes(tables, this.#paths), tcp: new TcpRoutes(tables), authorizer, jwtRules,
-      hasHttpRules: looksAtRequests || tables.some(({ http }) => http.length > 0),
+      key, routes: new Routes(tables, this.#paths), tcp, authorizer, jwtRules, hasHttpRules: looksAtRequests || routesRequests,
+      routesRequests, hasDefault, sort: hasDefault || routesRequests !== tcp.isEmpty ? undefined : routesRequests ? 'http' : 'tcp',
     }
   }
 

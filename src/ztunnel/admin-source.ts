@@ -6,13 +6,8 @@ import type { Endpoint } from '../model/workload-store.ts'
 import type { Service, Workload } from '../model/workload.ts'
 import type { Readiness, ZtunnelState } from '../model/ztunnel-state.ts'
 import type { ConnectionView, ExplainAnswer, ExplainRequest, LogLevelName } from '../model/ztunnel-views.ts'
+import type { SettingView } from '../member/settings.ts'
 import type { CertificateState } from '../pki/certificates.ts'
-
-/** One setting and where it came from. */
-export interface SettingView {
-  readonly value: unknown
-  readonly from: 'default' | 'environment'
-}
 
 /** What the config dump has beyond what the other methods give. */
 export interface DumpFacts {

@@ -5,10 +5,10 @@ import type { XdsState } from '../xds/client-options.ts'
 import type { ConnectionView, LogLevelName } from '../model/ztunnel-views.ts'
 import type { ZtunnelState } from '../model/ztunnel-state.ts'
 import { explainConnection } from './admin-explain.ts'
-import type { AdminSource, SettingView } from './admin-source.ts'
+import { settingViews } from '../member/settings.ts'
+import type { AdminSource } from './admin-source.ts'
 import { certificateSummary } from './admin-views.ts'
 import { configSchema, secretSettings } from './config.ts'
-import type { Config } from './config.ts'
 import type { LiveConnection } from './live-connections.ts'
 import type { LogLevels } from '../member/log-levels.ts'
 import type { Peer } from '../member/telemetry/labels.ts'
@@ -35,7 +35,7 @@ export function ztunnelSource(ztunnel: Ztunnel, { levels, version, quit }: Ztunn
     policies: () => mesh.store.policies.values(),
     connections: () => [...live.entries()].map(([id, connection]) => connectionView(id, connection, ztunnel)),
     certificates,
-    configDump: () => ({ version, config: settings(config), stagedServices: mesh.store.stagedServices() }),
+    configDump: () => ({ version, config: settingViews(configSchema, config, secretSettings), stagedServices: mesh.store.stagedServices() }),
     explain: (request) => explainConnection(mesh, request),
     logLevels: () => levels.levels(),
     setLogLevel: (component: string | undefined, level: LogLevelName) => levels.set(component, level),
@@ -82,14 +82,4 @@ function connectionView(id: number, connection: LiveConnection, { pods }: Ztunne
 
 function peerView({ workload, identity }: Peer): { workload?: string; namespace?: string; identity?: string } {
   return { ...(workload && { workload: workload.name, namespace: workload.namespace }), ...(identity && { identity: formatIdentity(identity) }) }
-}
-
-function settings(config: Config): Record<string, SettingView> {
-  const defaults: Readonly<Record<string, unknown>> = configSchema.parse({})
-  const secrets: ReadonlySet<string> = secretSettings
-  return Object.fromEntries(Object.entries(config).map(([name, value]) => {
-    const isDefault = value === defaults[name]
-    const shown = secrets.has(name) && !isDefault ? '(not shown)' : value
-    return [name, { value: typeof shown === 'bigint' ? String(shown) : shown, from: isDefault ? 'default' : 'environment' }]
-  }))
 }

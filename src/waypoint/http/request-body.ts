@@ -23,6 +23,7 @@ export class RequestBody extends Readable {
   readonly #source: Readable
   readonly #plan: BodyPlan
   #isStarted = false
+  #bytes = 0
   #isWaiting = false
   #isEnded = false
   #lastMs = 0
@@ -40,6 +41,11 @@ export class RequestBody extends Readable {
   /** Whether anybody has asked for the first byte. */
   get isStarted(): boolean {
     return this.#isStarted
+  }
+
+  /** How many were given to who reads it. */
+  get bytes(): number {
+    return this.#bytes
   }
 
   /** The client has sent all of it. */
@@ -102,6 +108,7 @@ export class RequestBody extends Readable {
       return
     }
     this.#lastMs = this.#plan.clock.monotonicMs()
+    this.#bytes += chunk.length
     if (this.push(chunk)) return
     this.#isWaiting = false
     this.#source.pause()
