@@ -20,7 +20,7 @@ export const configSchema = z.strictObject({
   caKeyFile: z.string().default('').describe('Key of that intermediate, PEM, readable by its owner only.'),
   caRootsFile: z.string().default('').describe('Roots of that intermediate, PEM.'),
   tokenKeyFile: z.string().min(1).default('/var/lib/sidestep/token.key').describe('Key that signs the tokens of nodes; made at the first start.'),
-  tokenDirectory: z.string().default('').describe('Where tokens are kept new: of each node as NODE.token, of each pod of a gateway as pods/NAMESPACE/NAME.token; empty keeps none.'),
+  tokenDirectory: z.string().default('').describe('Where tokens are kept new: of each node as NODE.token, of each pod of a gateway as pods/NAMESPACE/NAME/token; empty keeps none.'),
   tokenAudience: z.string().min(1).max(253).default('sidestep-controlplane').describe('Audience that a token must be for.'),
   tokenTtlSeconds: seconds(10, 31_536_000).default(3_600).describe('Lifetime of each token.'),
   nodes: z.string().default('').describe('Nodes to keep tokens for, separated by commas.'),

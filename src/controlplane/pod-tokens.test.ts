@@ -1,18 +1,18 @@
 // Token files of gateways' pods, as real files: there while the pod runs, renewed, gone with it, and never outside of their
 // directory, whatever a pod is called.
 import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { silentLogger } from '../core/log.ts'
 import { nativeTunnelLabel } from '../model/enrolment.ts'
+import { gatewayNameLabel } from '../model/gateway-labels.ts'
 import type { RunningPod, RuntimeFacts } from '../model/running-pod.ts'
 import { FakeClock, temporaryDirectory } from '../pki/testing.ts'
 import { TokenIssuer, type TokenHolder } from '../pki/tokens.ts'
 import { watchGatewayPods } from './gateway-pods.ts'
 import { InProcessPods, type PodListener } from './pod-source.ts'
 import { PodTokens } from './pod-tokens.ts'
-import { gatewayNameLabel } from './translate/routes/bindings.ts'
 
 let base: ReturnType<typeof temporaryDirectory>
 let directory: string
@@ -27,7 +27,7 @@ const pod = (name: string, more: Partial<RunningPod> = {}): RunningPod => ({
 })
 const facts = (...pods: readonly RunningPod[]): RuntimeFacts => ({ pods: new Map(pods.map((each) => [`${each.namespace}/${each.name}`, each])), serviceIps: new Map() })
 const deaf: PodListener = { putPod: () => undefined, removePod: () => undefined, setServiceIps: () => undefined }
-const fileOf = (name: string, namespace = 'shop'): string => join(directory, namespace, `${name}.token`)
+const fileOf = (name: string, namespace = 'shop'): string => join(directory, namespace, name, 'token')
 
 async function holderOf(name: string): Promise<TokenHolder | undefined> {
   if (!existsSync(fileOf(name))) return undefined
@@ -63,13 +63,13 @@ describe('token files of pods', () => {
     await watchGatewayPods(source, tokens).start(deaf)
     await expect.poll(() => holderOf('way-2')).toMatchObject({ node: 'node-b', pod: { namespace: 'shop', name: 'way-2', serviceAccount: 'way', uid: 'u-way-2' } })
     expect(await holderOf('way-1')).toMatchObject({ node: 'node-a', subject: 'gateway shop/way' })
-    expect(readdirSync(join(directory, 'shop'))).toEqual(['way-1.token', 'way-2.token'])
+    expect(readdirSync(join(directory, 'shop'))).toEqual(['way-1', 'way-2'])
     expect(statSync(fileOf('way-1')).mode & 0o777).toBe(0o600)
     expect(statSync(join(directory, 'shop')).mode & 0o777).toBe(0o700)
 
     source.update(facts(pod('way-1', { uid: 'again' })))
     await expect.poll(() => holderOf('way-1')).toMatchObject({ pod: { uid: 'again' } })
-    await expect.poll(() => readdirSync(join(directory, 'shop'))).toEqual(['way-1.token'])
+    await expect.poll(() => readdirSync(join(directory, 'shop'))).toEqual(['way-1'])
     source.update(facts(pod('way-1', { uid: 'again', labels: {} })))
     await expect.poll(() => readdirSync(directory)).toEqual([])
   })
@@ -99,7 +99,7 @@ describe('token files of pods', () => {
       source.update(facts(pod('way-1', { uid: `u${i}` }), pod('way-2')))
       source.update(facts(pod('way-2')))
     }
-    await expect.poll(() => existsSync(directory) && readdirSync(join(directory, 'shop'))).toEqual(['way-2.token'])
+    await expect.poll(() => existsSync(directory) && readdirSync(join(directory, 'shop'))).toEqual(['way-2'])
     source.update(facts())
     await expect.poll(() => readdirSync(directory)).toEqual([])
   })
@@ -110,13 +110,17 @@ describe('token files of pods', () => {
     mkdirSync(outside)
     writeFileSync(join(outside, 'x.token'), 'keep')
     symlinkSync(outside, join(directory, 'linked'))
-    for (const path of [fileOf('way-1'), fileOf('way-9'), `${fileOf('way-9')}.0a0b.tmp`, fileOf('x', 'gone')]) writeFileSync(path, 'old')
+    for (const path of [fileOf('way-1'), fileOf('way-9'), `${fileOf('way-9')}.0a0b.tmp`, fileOf('x', 'gone')]) {
+      mkdirSync(dirname(path), { recursive: true })
+      writeFileSync(path, 'old')
+    }
+    mkdirSync(join(directory, 'shop', 'way-10')) // made by whoever makes pods, for one that we have not heard of yet
     const source = new InProcessPods()
     source.update(facts(pod('way-1')))
     await watchGatewayPods(source, tokens).start(deaf)
     await expect.poll(() => readdirSync(directory).sort()).toEqual(['linked', 'shop'])
-    expect(readdirSync(join(directory, 'shop'))).toEqual(['way-1.token'])
-    expect(await holderOf('way-1')).toBeDefined()
+    await expect.poll(() => readdirSync(join(directory, 'shop'))).toEqual(['way-1', 'way-10'])
+    await expect.poll(() => holderOf('way-1')).toBeDefined()
     expect(readFileSync(join(outside, 'x.token'), 'utf8')).toBe('keep')
   })
 
@@ -150,7 +154,7 @@ describe('names of strangers', () => {
         expect(readdirSync(base.path).sort().filter((each) => each !== 'tokens')).toEqual(before.filter((each) => each !== 'tokens'))
         const made = existsSync(directory) ? readdirSync(directory, { recursive: true, withFileTypes: true }).filter((each) => each.isFile()) : []
         written += made.length
-        for (const file of made) expect([join(directory, namespace), `${name}.token`]).toEqual([file.parentPath, file.name])
+        for (const file of made) expect([join(directory, namespace, name), 'token']).toEqual([file.parentPath, file.name])
       } finally {
         source.update(facts())
         const last = make()
@@ -163,9 +167,9 @@ describe('names of strangers', () => {
 
   test('that could be files are written, and others are not', async () => {
     const source = new InProcessPods()
-    source.update(facts(...['way-1', 'a.b-c.1', '..', 'a/b', 'A', `${'x'.repeat(231)}`].map((name) => pod(name)), pod('x', { namespace: '..' })))
+    source.update(facts(...['way-1', 'a.b-c.1', '..', 'a/b', 'A', `${'x'.repeat(254)}`].map((name) => pod(name)), pod('x', { namespace: '..' })))
     await watchGatewayPods(source, tokens).start(deaf)
-    await expect.poll(() => existsSync(join(directory, 'shop')) && readdirSync(join(directory, 'shop')).sort()).toEqual(['a.b-c.1.token', 'way-1.token'])
+    await expect.poll(() => existsSync(join(directory, 'shop')) && readdirSync(join(directory, 'shop')).sort()).toEqual(['a.b-c.1', 'way-1'])
     await tokens.stop()
     expect(readdirSync(directory)).toEqual(['shop'])
   })

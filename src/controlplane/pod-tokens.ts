@@ -1,8 +1,8 @@
-// Keeps a token file for each pod of a gateway, DIRECTORY/NAMESPACE/NAME.token, for as long as the pod runs: the pod gets it and
-// calls for itself. Names come from what strangers wrote, so only Kubernetes names ever become paths. Files are changed one
-// after the other; a file of a pod that is gone is removed, also one that an earlier run of ours left.
+// Keeps a token file for each pod of a gateway, DIRECTORY/NAMESPACE/NAME/token, for as long as the pod runs: the pod gets its own
+// directory, and so its own token, and calls for itself. Names come from what strangers wrote, so only Kubernetes names ever
+// become paths. Files are changed one after the other; what is there of a pod that is gone is removed, also by a later run.
 import { readdir, rm, rmdir } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { systemClock, type Clock } from '../core/clock.ts'
 import { describeError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
@@ -25,8 +25,7 @@ interface Kept {
 }
 
 const retryMs = 5_000
-/** A file that is being written has a longer name yet, and 255 bytes are all there is. */
-const longestName = 230
+const fileName = 'token'
 
 export class PodTokens implements GatewayPodListener {
   readonly #options: PodTokensOptions
@@ -41,11 +40,11 @@ export class PodTokens implements GatewayPodListener {
 
   appeared(pod: GatewayPod): void {
     const { namespace, name } = pod.pod
-    if (!isKubernetesName(namespace) || !isKubernetesName(name) || name.length > longestName) {
+    if (!isKubernetesName(namespace) || !isKubernetesName(name)) {
       this.#options.logger.warn({ pod: JSON.stringify(`${namespace}/${name}`) }, 'no token for a pod of such a name')
       return
     }
-    const kept: Kept = { path: join(this.#options.directory, namespace, `${name}.token`), file: undefined, isGone: false, cancelRetry: () => undefined }
+    const kept: Kept = { path: join(this.#options.directory, namespace, name, fileName), file: undefined, isGone: false, cancelRetry: () => undefined }
     this.#kept.set(`${namespace}/${name}`, kept)
     this.#then(() => this.#write(kept, pod))
   }
@@ -60,6 +59,7 @@ export class PodTokens implements GatewayPodListener {
     this.#then(async () => {
       await kept.file?.stop()
       await rm(kept.path, { force: true })
+      await removeIfEmpty(dirname(kept.path))
       await removeIfEmpty(join(this.#options.directory, namespace))
     })
   }
@@ -83,6 +83,7 @@ export class PodTokens implements GatewayPodListener {
     const { logger, directory, issue } = this.#options
     try {
       await makePrivateDirectory(join(directory, pod.namespace))
+      await makePrivateDirectory(dirname(kept.path))
       const holder = { node, pod, subject: `gateway ${gateway.namespace}/${gateway.name}` }
       kept.file = await keepTokenFile({ path: kept.path, issue: () => issue(holder), logger, clock: this.#clock })
     } catch (error) {
@@ -99,7 +100,13 @@ export class PodTokens implements GatewayPodListener {
       if (!namespace.isDirectory()) continue
       const folder = join(directory, namespace.name)
       for (const entry of await entriesOf(folder)) {
-        if (entry.isFile() && !wanted.has(join(folder, entry.name))) await rm(join(folder, entry.name), { force: true })
+        const own = join(folder, entry.name)
+        if (!entry.isDirectory() || wanted.has(join(own, fileName))) continue
+        const files = (await entriesOf(own)).filter((file) => file.isFile())
+        // An empty one may be for a pod that is just being made, and shown to it already.
+        if (files.length === 0) continue
+        for (const file of files) await rm(join(own, file.name), { force: true })
+        await removeIfEmpty(own)
       }
       await removeIfEmpty(folder)
     }

@@ -30,6 +30,7 @@ export function gatewayRun({ metadata: { namespace, name } }: GatewayManifest, c
       { name: 'SIDESTEP_GATEWAY', value: `${namespace}/${name}` },
       { name: 'SIDESTEP_POD_NAME', ...field('metadata.name') },
       { name: 'SIDESTEP_POD_NAMESPACE', ...field('metadata.namespace') },
+      { name: 'SIDESTEP_SERVICE_ACCOUNT', ...field('spec.serviceAccountName') },
       { name: 'SIDESTEP_INSTANCE_IP', ...field('status.podIP') },
       { name: 'SIDESTEP_NODE', ...field('spec.nodeName') },
       { name: 'SIDESTEP_XDS_ADDRESS', value: `${underlayIps.v4}:${controlPlanePort}` },

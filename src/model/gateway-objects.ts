@@ -122,7 +122,7 @@ function replicasOf(annotations: Labels, problems: string[]): number {
 }
 
 /** Who it is, whom it trusts and what it may call its own: the mesh says so, not the owner of the Gateway. */
-const meshSettings = /^SIDESTEP_(TOKEN|XDS|CA|ROOTS|CRL|SERVER|TRUST|NODE|POD|GATEWAY|INSTANCE|CLUSTER|NETWORK|STATE|ADMIN|READINESS|METRICS_ADDRESS|NATIVE)(_|$)/
+const meshSettings = /^SIDESTEP_(TOKEN|XDS|CA|ROOTS|CRL|SERVER|TRUST|NODE|POD|GATEWAY|SERVICE|INSTANCE|CLUSTER|NETWORK|STATE|ADMIN|HBONE|READINESS|METRICS_ADDRESS|SESSION_KEY|NATIVE)(_|$)/
 
 function settingsOf(annotations: Labels, given: readonly EnvironmentVariable[], problems: string[]): EnvironmentVariable[] {
   const text = Object.hasOwn(annotations, settingsAnnotation) ? annotations[settingsAnnotation] ?? '' : ''
