@@ -5,12 +5,12 @@ import type { Logger } from '../core/log.ts'
 import { MeshError } from '../core/errors.ts'
 import type { PodEnrolment } from '../model/enrolment.ts'
 import { WorkloadStore } from '../model/workload-store.ts'
-import type { StateDelta } from '../model/workload-store.ts'
 import type { Workload } from '../model/workload.ts'
 import { EndpointHealth, followStore } from '../policy/endpoint-health.ts'
 import { Rbac } from '../policy/rbac.ts'
 import { XdsClient } from '../xds/client.ts'
 import type { XdsClientOptions, XdsState } from '../xds/client-options.ts'
+import type { XdsDelta } from '../xds/resource-cache.ts'
 import { loadState, StateKeeper } from '../xds/state-file.ts'
 
 /** A pod that was captured a moment ago may reach us before the control plane's word about it does. */
@@ -19,6 +19,8 @@ const ownWorkloadTimeoutMs = 5_000
 export interface MeshStateOptions {
   /** Undefined: no control plane, so nobody is known and everything is passed through. */
   readonly xds: Omit<XdsClientOptions, 'onDelta' | 'onChanged' | 'logger'> | undefined
+  /** Called with each change after the store has it, for what else the client asks for. */
+  readonly onDelta?: (delta: XdsDelta) => void
   /** Exists. */
   readonly stateDirectory: string
   readonly clusterId: string
@@ -80,8 +82,9 @@ export class MeshState {
     void client.ready().then(() => followStore(this.health, this.store), () => {})
   }
 
-  #apply(delta: StateDelta): void {
+  #apply(delta: XdsDelta): void {
     this.store.apply(delta)
+    this.#options.onDelta?.(delta)
   }
 
   get xdsState(): XdsState | undefined {

@@ -4,8 +4,9 @@ import type { Identity } from '../core/identity.ts'
 import type { Authorization } from '../model/authorization.ts'
 import type { Endpoint } from '../model/workload-store.ts'
 import type { Service, Workload } from '../model/workload.ts'
-import type { Readiness, ZtunnelState } from '../model/ztunnel-state.ts'
-import type { ConnectionView, ExplainAnswer, ExplainRequest, LogLevelName } from '../model/ztunnel-views.ts'
+import type { ZtunnelState } from '../model/ztunnel-state.ts'
+import type { ConnectionView, ExplainAnswer, ExplainRequest } from '../model/ztunnel-views.ts'
+import type { CommonSource } from '../member/admin.ts'
 import type { SettingView } from '../member/settings.ts'
 import type { CertificateState } from '../pki/certificates.ts'
 
@@ -18,9 +19,8 @@ export interface DumpFacts {
 }
 
 /** Implemented by the composition root. Each method is called when somebody asks and must not throw. */
-export interface AdminSource {
+export interface AdminSource extends CommonSource {
   state(): ZtunnelState
-  isReady(): Readiness
   /** WorkloadStore.workloads() and the like: walked at once, turned into text bit by bit. */
   workloads(): Iterable<Workload>
   services(): Iterable<Service>
@@ -33,10 +33,4 @@ export interface AdminSource {
   configDump(): DumpFacts
   /** `explainConnection` of admin-explain.ts does it. */
   explain(request: ExplainRequest): ExplainAnswer
-  /** Component to level; `default` for all others. LogLevels of telemetry/log-levels.ts does both. */
-  logLevels(): Readonly<Record<string, string>>
-  /** All components where none is named. False if there is no such component. */
-  setLogLevel(component: string | undefined, level: LogLevelName): boolean
-  /** Ends this ztunnel as SIGTERM does. */
-  quit(): void
 }
