@@ -3,10 +3,12 @@
 import { describeError } from '../core/errors.ts'
 import type { Identity } from '../core/identity.ts'
 import type { Logger } from '../core/log.ts'
+import { policyKey } from '../model/authorization.ts'
 import type { ControlPlaneStatus, ObjectStatus } from '../model/control-plane-status.ts'
 import type { StateDelta } from '../model/workload-store.ts'
+import { serviceKey } from '../model/workload.ts'
 import type { NodeStatus } from '../xds/node-records.ts'
-import type { XdsStore } from '../xds/store.ts'
+import type { StoreDelta, XdsStore } from '../xds/store.ts'
 import type { ConfigSource } from './config-source.ts'
 import type { PodSource } from './pod-source.ts'
 import { Residents } from './residents.ts'
@@ -14,10 +16,15 @@ import { allProblems, controlPlaneStatus, controlPlaneStatusInSlices, objectStat
 import { StatusFile } from './status-file.ts'
 import { defaultSettings, type TranslateSettings } from './translate/settings.ts'
 import { Translator } from './translate/translator.ts'
+import type { WaypointDelta } from './translate/waypoint-book.ts'
 
 /** Changes that come together are translated together; the server of the nodes waits longer. */
 const quietMs = 10
 const longestWaitMs = 100
+/** What gateways are told is translated as a whole. Where that takes longer than this, ... */
+const longTranslationMs = 50
+/** ... at least so many times as long passes before it is done again, unless somebody waits for a waypoint. */
+const pauseFactor = 2
 /** How often what nodes said is looked at for the status file. */
 const nodesLookMs = 1000
 
@@ -44,6 +51,7 @@ export class ControlPlane {
   #isClosed = false
   #timer: NodeJS.Timeout | undefined
   #firstChangeMs: number | undefined
+  #waypointsNotBeforeMs = 0
   #nodesTimer: NodeJS.Timeout | undefined
   #nodesSeen = ''
   #problemsLogged = new Set<string>()
@@ -89,25 +97,52 @@ export class ControlPlane {
     if (!this.#isReady || this.#isClosed) return
     const now = performance.now()
     this.#firstChangeMs ??= now
+    this.#publishIn(Math.max(0, Math.min(quietMs, this.#firstChangeMs + longestWaitMs - now)))
+  }
+
+  #publishIn(ms: number): void {
     clearTimeout(this.#timer)
-    this.#timer = setTimeout(() => this.#publish(false), Math.max(0, Math.min(quietMs, this.#firstChangeMs + longestWaitMs - now)))
+    this.#timer = setTimeout(() => this.#publish(false), ms)
   }
 
   #publish(isWhole: boolean): void {
     this.#firstChangeMs = undefined
     const startedMs = performance.now()
     const delta = this.#translator.flush()
+    const ofWaypoints = this.#flushWaypoints(isWhole)
     const translateMs = performance.now() - startedMs
-    const { workloads, services, policies } = this.#translator
-    if (isWhole) this.#send((store) => store.replace({ workloads: [...workloads.values()], services: [...services.values()], policies: [...policies.values()] }), delta)
-    else if (Object.values(delta).some((part) => part.length > 0)) this.#send((store) => store.apply(delta), delta)
+    const { workloads, services, policies, waypoints } = this.#translator
+    const all: StoreDelta = { ...delta, ...ofWaypoints }
+    if (isWhole) {
+      this.#send((store) => store.replace({ workloads: [...workloads.values()], services: [...services.values()], policies: [...policies.values()], waypoint: waypoints }), all)
+    } else if (Object.values(all).some((part: readonly unknown[] | ReadonlyMap<string, unknown>) => ('size' in part ? part.size : part.length) > 0)) {
+      this.#send((store) => store.apply(all), all)
+    }
     this.#options.onPublished?.(delta, translateMs)
     this.#logProblems()
     this.#file?.changed()
+    if (this.#translator.areWaypointsStale) this.#publishIn(Math.max(quietMs, this.#waypointsNotBeforeMs - performance.now()))
+  }
+
+  /** Nothing while it is too early. Whatever objects may do to it, nodes get the rest. */
+  #flushWaypoints(isWhole: boolean): WaypointDelta | undefined {
+    const startedMs = performance.now()
+    const { areWaypointsStale, hasNewWaypoints } = this.#translator
+    if (!areWaypointsStale || (!isWhole && !hasNewWaypoints && startedMs < this.#waypointsNotBeforeMs)) return undefined
+    try {
+      const changes = this.#translator.flushWaypoints()
+      const endedMs = performance.now()
+      const tookMs = endedMs - startedMs
+      if (tookMs > longTranslationMs) this.#waypointsNotBeforeMs = endedMs + tookMs * pauseFactor
+      return changes
+    } catch (error) {
+      this.#logger.error({ because: describeError(error) }, 'what gateways are told cannot be translated, so they keep what they have')
+      return undefined
+    }
   }
 
   /** What cannot be published (an address that is none) must not keep the rest from the nodes. */
-  #send(all: (store: Pick<XdsStore, 'apply' | 'replace'>) => void, delta: Required<StateDelta>): void {
+  #send(all: (store: Pick<XdsStore, 'apply' | 'replace'>) => void, delta: StoreDelta): void {
     const { store } = this.#options
     try {
       all(store)
@@ -115,17 +150,20 @@ export class ControlPlane {
     } catch (error) {
       this.#logger.error({ because: describeError(error) }, 'changes cannot be published as a whole, trying each')
     }
-    const each = [
-      { removedAddresses: delta.removedAddresses, removedPolicies: delta.removedPolicies },
-      ...delta.services.map((service) => ({ services: [service] })),
-      ...delta.workloads.map((workload) => ({ workloads: [workload] })),
-      ...delta.policies.map((policy) => ({ policies: [policy] })),
+    const { services = [], workloads = [], policies = [], waypoint = [], removedAddresses = [], removedPolicies = [], removedWaypoint = [] } = delta
+    const each: readonly (readonly [name: string, part: StoreDelta])[] = [
+      ['removals', { removedAddresses, removedPolicies, removedWaypoint }],
+      ...services.map((service) => [serviceKey(service), { services: [service] }] as const),
+      ...workloads.map((workload) => [`${workload.uid} ${workload.ips.join()}`, { workloads: [workload] }] as const),
+      ...policies.map((policy) => [policyKey(policy), { policies: [policy] }] as const),
+      ...[...waypoint].map(([name, resource]) => [name, { waypoint: new Map([[name, resource]]) }] as const),
     ]
-    for (const part of each) {
+    for (const [resource, part] of each) {
       try {
         store.apply(part)
       } catch (error) {
-        this.#logger.error({ because: describeError(error), resource: JSON.stringify(part).slice(0, 500) }, 'a resource cannot be published')
+        // Its name only: a gateway's resources hold private keys.
+        this.#logger.error({ because: describeError(error), resource }, 'a resource cannot be published')
       }
     }
   }

@@ -1,10 +1,12 @@
 // What became of each object: whether it is in force as written, what it was translated to, and which nodes took that. Computed
 // when somebody asks, from what others know; nothing is kept here.
-import type { ControlPlaneStatus, ObjectStatus } from '../model/control-plane-status.ts'
+import type { ControlPlaneStatus, ObjectStatus, RouteCondition } from '../model/control-plane-status.ts'
 import { objectKey, type Problem } from '../model/manifest.ts'
+import { gatewayPrefix } from '../model/waypoint-config.ts'
 import type { NodeStatus } from '../xds/node-records.ts'
 import type { ResourceType } from '../xds/resource-types.ts'
-import type { Translator } from './translate/translator.ts'
+import type { WaypointBinding } from './translate/routes/bindings.ts'
+import type { ResourceNames, Translator } from './translate/translator.ts'
 
 export interface StatusFacts {
   readonly isReady: boolean
@@ -88,12 +90,26 @@ function statusOf(
   key: string, { file, line }: { readonly file: string; readonly line: number }, problems: readonly Problem[], translator: Translator, answers: Answers,
 ): ObjectStatus {
   const remarks = translator.remarksOf(key)
-  const { addresses, policies } = translator.resourcesOf(key)
+  const parents = translator.parentsOf(key)
+  const waypoint = waypointCondition(translator.bindingOf(key))
+  const names = translator.resourcesOf(key)
   const all = [...problems.map((problem) => `${problem.file}:${problem.line}: ${problem.reason}`), ...remarks.problems]
   return {
-    object: key, file, line, accepted: all.length === 0, problems: all, notes: [...remarks.notes], resources: [...addresses, ...policies],
-    ...answers.to('address', addresses, 'authorization', policies),
+    object: key, file, line, accepted: all.length === 0, problems: all, notes: [...remarks.notes],
+    ...(parents.length > 0 ? { parents: [...parents] } : {}), ...(waypoint ? { waypoint } : {}),
+    resources: [...names.addresses, ...names.policies, ...names.waypoints],
+    ...answers.to(names),
   }
+}
+
+const refusals = { notFound: 'WaypointNotFound', notWaypoint: 'NotWaypoint', notPermitted: 'AttachmentDenied', unsupportedTraffic: 'UnsupportedTrafficType' } as const
+
+function waypointCondition(binding: WaypointBinding | undefined): RouteCondition | undefined {
+  if (!binding || binding.t === 'none') return undefined
+  const { namespace, name } = binding.waypoint
+  return binding.t === 'bound'
+    ? { status: true, reason: 'WaypointAccepted', message: `${namespace}/${name}` }
+    : { status: false, reason: refusals[binding.because], message: binding.message }
 }
 
 /** What nodes said, prepared for many questions. */
@@ -113,21 +129,26 @@ class Answers {
     }
   }
 
-  to(...asked: readonly [ResourceType, readonly string[], ResourceType, readonly string[]]): Pick<ObjectStatus, 'acked' | 'pending' | 'nacked'> {
-    const [firstType, firstNames, secondType, secondNames] = asked
-    const names = [...firstNames.map((name) => [firstType, name] as const), ...secondNames.map((name) => [secondType, name] as const)]
+  to({ addresses, policies, waypoints }: ResourceNames): Pick<ObjectStatus, 'acked' | 'pending' | 'nacked'> {
     const acked: string[] = []
     const pending: string[] = []
     const nacked: { node: string; because: string }[] = []
-    if (names.length === 0) return { acked, pending, nacked }
-    for (const { node, types } of this.#nodes) {
-      const refusals = names.map(([type, name]) => this.#refusals.get(`${type} ${name}`)?.get(node)).filter((because) => because !== undefined)
+    if (addresses.length + policies.length + waypoints.length === 0) return { acked, pending, nacked }
+    for (const { node, gateway, types } of this.#nodes) {
+      const prefix = gateway && gatewayPrefix(gateway)
+      // Gateways have no use for policies of ztunnels, and nobody has one for what another gateway is told.
+      const asked: readonly (readonly [ResourceType, readonly string[]])[] = [
+        ['address', addresses], ['authorization', gateway ? [] : policies], ['waypoint', prefix === undefined ? [] : waypoints.filter((name) => name.startsWith(prefix))],
+      ]
+      const own = asked.filter(([, names]) => names.length > 0)
+      if (own.length === 0) continue
+      const refusals = own.flatMap(([type, names]) => names.flatMap((name) => this.#refusals.get(`${type} ${name}`)?.get(node) ?? []))
       if (refusals.length > 0) {
         nacked.push(...[...new Set(refusals)].map((because) => ({ node, because })))
         continue
       }
       // A node that is behind says how much it is behind, not in what: then nothing is claimed.
-      const isThere = [...new Set(names.map(([type]) => type))].every((type) => {
+      const isThere = own.every(([type]) => {
         const { subscribed, behind, waitingSinceMs } = types[type]
         return subscribed !== 'none' && behind === 0 && waitingSinceMs === undefined
       })

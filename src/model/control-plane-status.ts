@@ -28,6 +28,8 @@ export const objectStatusSchema = z.object({
   notes: z.array(z.string()),
   /** Of routes, per parent. */
   parents: z.array(routeParentStatusSchema).optional(),
+  /** Of services that want a waypoint: whether they have it (`message` names it), or why not. Whether it is ready is another question. */
+  waypoint: conditionSchema.optional(),
   /** Names of what it was translated to. */
   resources: z.array(z.string()),
   /** What nodes said of those resources. Empty lists where there is nothing to send. */

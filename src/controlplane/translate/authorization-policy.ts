@@ -24,12 +24,26 @@ export function selectorOf(spec: { readonly selector?: { readonly matchLabels: R
   return labels && Object.keys(labels).length > 0 ? labels : undefined
 }
 
+export type TargetReference = NonNullable<AuthorizationPolicyManifest['spec']['targetRef']>
+
+/** What a policy names to be enforced by a gateway; empty for policies of ztunnels. */
+export function targetsOf({ targetRef, targetRefs }: {
+  readonly targetRef?: TargetReference | undefined; readonly targetRefs?: readonly TargetReference[] | undefined
+}): readonly TargetReference[] {
+  return [...(targetRef ? [targetRef] : []), ...(targetRefs ?? [])]
+}
+
+export const dryRunNote = 'dry run: counted and logged, not enforced'
+
+export function isDryRunPolicy({ annotations }: AuthorizationPolicyManifest['metadata']): boolean {
+  return dryRunAnnotations.some((name) => annotations[name] === 'true')
+}
+
 export function translateAuthorizationPolicy({ metadata, spec }: AuthorizationPolicyManifest, settings: TranslateSettings): TranslatedPolicy {
+  // What is targeted is for gateways alone, and what they say of it stands with it.
+  if (targetsOf(spec).length > 0) return { problems: [], notes: [] }
   if (spec.action === 'AUDIT' || spec.action === 'CUSTOM') {
-    return { problems: [`the action ${spec.action} is not supported: nothing of this policy is enforced`], notes: [] }
-  }
-  if (spec.targetRef !== undefined || (spec.targetRefs?.length ?? 0) > 0) {
-    return { problems: [], notes: ['it targets a waypoint or gateway: ztunnels do not enforce it'] }
+    return { problems: [`the action ${spec.action} is not supported without targetRefs, because ztunnels do not have it: nothing of this policy is enforced`], notes: [] }
   }
   const action = spec.action === 'DENY' ? 'deny' : 'allow'
   const notes: string[] = []
@@ -40,8 +54,8 @@ export function translateAuthorizationPolicy({ metadata, spec }: AuthorizationPo
   })
   const isRoot = settings.rootNamespaces.includes(metadata.namespace)
   const scope = selectorOf(spec) ? 'workloadSelector' : isRoot ? 'global' : 'namespace'
-  const isDryRun = dryRunAnnotations.some((name) => metadata.annotations[name] === 'true')
-  if (isDryRun) notes.push('dry run: counted and logged, not enforced')
+  const isDryRun = isDryRunPolicy(metadata)
+  if (isDryRun) notes.push(dryRunNote)
   return { authorization: { name: metadata.name, namespace: metadata.namespace, scope, action, rules, isDryRun }, problems: [], notes }
 }
 
@@ -80,11 +94,12 @@ function matchOf(parts: Partial<Match>): Match | undefined {
   return Object.values(parts).some((part) => part.length > 0) ? { ...emptyMatch, ...parts } : undefined
 }
 
-function operationMatch({ ports, notPorts }: PolicyOperation): Match | undefined {
+/** The part that a connection alone can answer, of these three; undefined if there is none. */
+export function operationMatch({ ports, notPorts }: PolicyOperation): Match | undefined {
   return matchOf({ destinationPorts: portsOf(ports), notDestinationPorts: portsOf(notPorts) })
 }
 
-function sourceMatch(source: PolicySource, namespace: string, settings: TranslateSettings): Match | undefined {
+export function sourceMatch(source: PolicySource, namespace: string, settings: TranslateSettings): Match | undefined {
   return matchOf({
     namespaces: stringsOf(source.namespaces),
     notNamespaces: stringsOf(source.notNamespaces),
@@ -97,7 +112,7 @@ function sourceMatch(source: PolicySource, namespace: string, settings: Translat
   })
 }
 
-function conditionMatch({ key, values, notValues }: PolicyCondition, namespace: string, settings: TranslateSettings): Match | undefined {
+export function conditionMatch({ key, values, notValues }: PolicyCondition, namespace: string, settings: TranslateSettings): Match | undefined {
   if (!isL4Condition(key)) return undefined
   const known: L4Condition = key
   switch (known) {
@@ -119,7 +134,7 @@ export function stringMatch(text: string): StringMatch {
   return { kind: 'exact', value: text }
 }
 
-function stringsOf(texts: readonly string[] | undefined): StringMatch[] {
+export function stringsOf(texts: readonly string[] | undefined): StringMatch[] {
   return (texts ?? []).map(stringMatch)
 }
 
@@ -148,7 +163,7 @@ function portsOf(texts: readonly string[] | undefined): number[] {
   return (texts ?? []).map(Number)
 }
 
-function cidrsOf(texts: readonly string[] | undefined): Cidr[] {
+export function cidrsOf(texts: readonly string[] | undefined): Cidr[] {
   return (texts ?? []).flatMap((text) => {
     const range = parseCidr(text)
     return range ? [range] : []

@@ -108,7 +108,8 @@ describe('AuthorizationPolicy', () => {
     }
     const targeted = world([policy('shop/p', { targetRefs: [{ kind: 'Gateway', name: 'w' }], action: 'DENY', rules: [{}] })])
     expect(targeted.allows('a/x')).toBe(true)
-    expect(targeted.translator.remarksOf('AuthorizationPolicy shop/p').notes).toHaveLength(1)
+    targeted.translator.flushWaypoints()
+    expect(targeted.translator.remarksOf('AuthorizationPolicy shop/p')).toEqual({ problems: ['there is no Gateway shop/w (TargetNotFound)'], notes: [] })
   })
 
   test('trust domains that mean the same are all meant', () => {

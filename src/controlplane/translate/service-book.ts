@@ -18,7 +18,7 @@ export interface ServiceListener {
   /** The waypoint before the services of an owner. */
   waypointOf(owner: ServiceOwner): Pick<Service, 'waypoint' | 'waypointFailure'>
   /** Undefined if it is gone. Told only when it is another than before. */
-  service(key: string, service: Service | undefined): void
+  service(key: string, service: Service | undefined, before: Service | undefined): void
   /** It owns other resource names than before: its endpoints must be translated again. */
   owner(objectKey: string): void
   remarks(objectKey: string, remarks: Remarks): void
@@ -165,10 +165,11 @@ export class ServiceBook {
 
   #translate(key: string): void {
     const service = this.#serviceOf(key)
-    if (isDeepStrictEqual(this.#outputs.get(key), service)) return
+    const before = this.#outputs.get(key)
+    if (isDeepStrictEqual(before, service)) return
     if (service) this.#outputs.set(key, service)
     else this.#outputs.delete(key)
-    this.#listener.service(key, service)
+    this.#listener.service(key, service, before)
   }
 
   #serviceOf(key: string): Service | undefined {

@@ -52,6 +52,9 @@ function play(steps: readonly Step[]): { translator: Translator; facts: Facts; t
     for (const policy of delta.policies) told.set(`policy ${policy.namespace}/${policy.name}`, policy)
     for (const name of delta.removedAddresses) told.delete(name)
     for (const name of delta.removedPolicies) told.delete(`policy ${name}`)
+    const { waypoint, removedWaypoint } = translator.flushWaypoints()
+    for (const [name, resource] of waypoint) told.set(`waypoint ${name}`, resource)
+    for (const name of removedWaypoint) told.delete(`waypoint ${name}`)
   }
   for (const each of steps) {
     switch (each.t) {
@@ -105,12 +108,13 @@ function fresh(facts: Facts, seed: number): Translator {
   }
   while (actions.length > 0) actions.splice(random(actions.length), 1)[0]?.()
   translator.flush()
+  translator.flushWaypoints()
   return translator
 }
 
 const sorted = <T>(map: ReadonlyMap<string, T>): [string, T][] => [...map].sort(([a], [b]) => (a < b ? -1 : 1))
 const resultOf = (translator: Translator): unknown => ({
-  workloads: sorted(translator.workloads), services: sorted(translator.services), policies: sorted(translator.policies), remarks: sorted(translator.remarks),
+  workloads: sorted(translator.workloads), services: sorted(translator.services), policies: sorted(translator.policies), remarks: sorted(translator.remarks), waypoints: sorted(translator.waypoints),
 })
 
 describe('translation', () => {
@@ -121,6 +125,7 @@ describe('translation', () => {
         expect(resultOf(translator)).toEqual(resultOf(fresh(facts, seed)))
         const all = [
           ...translator.workloads, ...translator.services, ...[...translator.policies].map(([key, policy]) => [`policy ${key}`, policy] as const),
+          ...[...translator.waypoints].map(([key, resource]) => [`waypoint ${key}`, resource] as const),
         ]
         expect(sorted(told)).toEqual(sorted(new Map<string, unknown>(all)))
       }),
@@ -142,9 +147,11 @@ describe('translation', () => {
         const before = resultOf(translator)
         translator.put(object)
         expect(translator.flush()).toEqual({ workloads: [], services: [], policies: [], removedAddresses: [], removedPolicies: [] })
+        expect(translator.flushWaypoints()).toEqual({ waypoint: new Map(), removedWaypoint: [] })
         expect(translator.remarksOf(objectKey(object))).not.toEqual({ problems: [], notes: [] })
         translator.remove(objectKey(object))
         translator.flush()
+        translator.flushWaypoints()
         expect(resultOf(translator)).toEqual(before)
       }),
       { numRuns: 300 },
@@ -185,9 +192,11 @@ describe('translation', () => {
           translator.put(found)
           for (const pod of pods) translator.putPod(pod)
           translator.flush()
+          translator.flushWaypoints()
           translator.remove(objectKey(found))
           translator.flush()
-          expect([...translator.services.keys()]).toEqual([])
+          translator.flushWaypoints()
+          expect([...translator.services.keys(), ...translator.waypoints.keys()]).toEqual([])
         }),
       { numRuns: 3000 },
     )

@@ -2,19 +2,22 @@
 // at again. Pure: the same objects and facts give the same result in whatever order they came, and one bad object changes
 // nothing but its own part. Objects must have passed their schema; what they mean together is decided here.
 import { isDeepStrictEqual } from 'node:util'
+import type { RouteParentStatus } from '../../model/control-plane-status.ts'
 import type { Authorization } from '../../model/authorization.ts'
 import { objectKey, type EndpointSliceManifest, type ManifestObject } from '../../model/manifest.ts'
 import type { ObjectChanges } from '../../model/object-set.ts'
 import type { RunningPod } from '../../model/running-pod.ts'
+import type { WaypointResource } from '../../model/waypoint-config.ts'
 import type { Service, Workload } from '../../model/workload.ts'
 import type { StateDelta } from '../../model/workload-store.ts'
 import { BindingBook } from './binding-book.ts'
 import { EndpointBook } from './endpoint-book.ts'
 import { NamespaceBook } from './namespace-book.ts'
 import { PolicyBook } from './policy-book.ts'
-import { serviceThing, waypointFields } from './routes/bindings.ts'
+import { serviceThing, waypointFields, type WaypointBinding } from './routes/bindings.ts'
 import { ServiceBook } from './service-book.ts'
 import { noRemarks, type Remarks, type TranslateSettings } from './settings.ts'
+import { WaypointBook, type WaypointDelta } from './waypoint-book.ts'
 
 const nothing: readonly Workload[] = Object.freeze([])
 
@@ -24,6 +27,7 @@ export class Translator {
   readonly #services: ServiceBook
   readonly #policies: PolicyBook
   readonly #endpoints: EndpointBook
+  readonly #waypoints: WaypointBook
   readonly #objects = new Map<string, ManifestObject>()
   readonly #remarks = new Map<string, Remarks>()
   /** Keys of endpoints to translate again at the next flush. */
@@ -34,6 +38,7 @@ export class Translator {
   readonly #changedWorkloads = new Map<string, Workload | undefined>()
   readonly #changedServices = new Map<string, Service | undefined>()
   readonly #changedPolicies = new Map<string, Authorization | undefined>()
+  #hasNewWaypoints = false
 
   constructor(settings: TranslateSettings) {
     const remarks = (key: string, said: Remarks): void => {
@@ -55,7 +60,10 @@ export class Translator {
     this.#services = new ServiceBook(settings, {
       waypointOf: (owner) => waypointFields(this.#bindings.bindingOf(serviceThing(owner)), settings),
       distributionOf: (namespace) => this.#namespaces.distributionOf(namespace),
-      service: (key, service) => void this.#changedServices.set(key, service),
+      service: (key, service, before) => {
+        this.#changedServices.set(key, service)
+        if (service?.waypoint && !isDeepStrictEqual(service.waypoint, before?.waypoint)) this.#hasNewWaypoints = true
+      },
       owner: (key) => this.#touch(this.#endpoints.ofOwner(key)),
       remarks,
     })
@@ -64,6 +72,7 @@ export class Translator {
       workloads: (namespace, labels) => this.#touch(this.#endpoints.withLabels(namespace, labels)),
       remarks,
     })
+    this.#waypoints = new WaypointBook(settings)
     this.#endpoints = new EndpointBook(settings, this.#services, this.#policies, this.#namespaces, this.#bindings)
   }
 
@@ -84,6 +93,7 @@ export class Translator {
     this.#objects.set(key, object)
     if (before && isSame(before, object)) return
     this.#file(key, object, false)
+    this.#waypoints.changed(key, before, object)
   }
 
   /** `key` as objectKey gives it. */
@@ -93,6 +103,7 @@ export class Translator {
     this.#objects.delete(key)
     this.#remarks.delete(key)
     this.#file(key, object, true)
+    this.#waypoints.changed(key, object, undefined)
   }
 
   /** Gives an object to who knows its kind, or takes it back. */
@@ -132,7 +143,6 @@ export class Translator {
       case 'AuthorizationProvider':
       case 'Secret':
       case 'ConfigMap':
-        if (!isGone) this.#remarks.set(key, { problems: [], notes: ['read and checked, but no proxy serves it yet'] })
         return
       default: return object satisfies never
     }
@@ -167,6 +177,22 @@ export class Translator {
     const [services, goneServices] = split(this.#changedServices)
     const [policies, removedPolicies] = split(this.#changedPolicies)
     return { workloads, services, policies, removedAddresses: [...goneWorkloads, ...goneServices], removedPolicies }
+  }
+
+  /** Whether there is something to do for `flushWaypoints`. */
+  get areWaypointsStale(): boolean {
+    return this.#waypoints.isStale
+  }
+
+  /** Whether services lead to another waypoint than at the last `flushWaypoints`: it should know of them before their clients do. */
+  get hasNewWaypoints(): boolean {
+    return this.#hasNewWaypoints
+  }
+
+  /** What gateways are told, translated as a whole if something of it changed; the difference to the last call. */
+  flushWaypoints(): WaypointDelta {
+    this.#hasNewWaypoints = false
+    return this.#waypoints.update()
   }
 
   #make(key: string): void {
@@ -214,30 +240,60 @@ export class Translator {
     return this.#objects
   }
 
-  /** Objects of which there is something to say, as of the last flush. */
+  /** By resource name, as of the last `flushWaypoints`. */
+  get waypoints(): ReadonlyMap<string, WaypointResource> {
+    return this.#waypoints.resources
+  }
+
+  /** Objects of which there is something to say, as of the last flush of each. */
   get remarks(): ReadonlyMap<string, Remarks> {
-    return this.#remarks
+    const all = new Map(this.#remarks)
+    for (const [key, { problems, notes }] of this.#waypoints.findings) {
+      if (problems.length > 0 || notes.length > 0) all.set(key, this.remarksOf(key))
+    }
+    return all
   }
 
   remarksOf(key: string): Remarks {
-    return this.#remarks.get(key) ?? noRemarks
+    const own = this.#remarks.get(key) ?? noRemarks
+    const found = this.#waypoints.findings.get(key)
+    return found ? { problems: [...own.problems, ...found.problems], notes: [...own.notes, ...found.notes] } : own
   }
 
-  /** Resource names that an object was translated to, as of the last flush. */
-  resourcesOf(key: string): { readonly addresses: readonly string[]; readonly policies: readonly string[] } {
+  /** What became of a route at each of its parents. */
+  parentsOf(key: string): readonly RouteParentStatus[] {
+    return this.#waypoints.findings.get(key)?.parents ?? []
+  }
+
+  /** Of a Service or ServiceEntry; undefined for other objects. */
+  bindingOf(key: string): WaypointBinding | undefined {
+    const owner = this.#services.get(key)
+    return owner && this.#bindings.bindingOf(serviceThing(owner))
+  }
+
+  /** Resource names that an object was translated to, as of the last flush of each. */
+  resourcesOf(key: string): ResourceNames {
     const object = this.#objects.get(key)
     const made = (this.#made.get(key) ?? nothing).map(({ uid }) => uid)
+    const waypoints = this.#waypoints.resourcesOf(key)
     switch (object?.kind) {
       case 'Service':
       case 'ServiceEntry':
-        return { addresses: [...this.#services.claimsOf(object).filter(({ isWon }) => isWon).map((claim) => claim.key), ...made], policies: [] }
+        return { addresses: [...this.#services.claimsOf(object).filter(({ isWon }) => isWon).map((claim) => claim.key), ...made], policies: [], waypoints }
       case 'AuthorizationPolicy':
       case 'PeerAuthentication':
-        return { addresses: [], policies: this.#policies.outputsOf(object) }
+        return { addresses: [], policies: this.#policies.outputsOf(object), waypoints }
       default:
-        return { addresses: made, policies: [] }
+        return { addresses: made, policies: [], waypoints }
     }
   }
+}
+
+/** By type of resource. */
+export interface ResourceNames {
+  readonly addresses: readonly string[]
+  readonly policies: readonly string[]
+  readonly waypoints: readonly string[]
 }
 
 function split<T>(changes: Map<string, T | undefined>): [T[], string[]] {

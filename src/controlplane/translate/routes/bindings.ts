@@ -1,6 +1,7 @@
 // Which waypoint stands before a service or a workload: `sidestep.dev/use-waypoint: NAME|none` on itself, else on its namespace.
 // Pure; whether that waypoint is ready is decided elsewhere. A binding that cannot be had is `refused`, not `none`: its
 // owner wanted requests to be looked at, so who follows bindings must not let them pass by.
+import { gatewayNameLabel, useWaypointLabel, waypointForLabel, waypointNamespaceLabel } from '../../../model/gateway-labels.ts'
 import type { GatewayManifest } from '../../../model/manifest.ts'
 import type { GatewayAddress, Workload } from '../../../model/workload.ts'
 import { serviceHostname } from '../service.ts'
@@ -8,15 +9,10 @@ import type { TranslateSettings } from '../settings.ts'
 import { allowsNamespace, roleOf } from './gateways.ts'
 import type { World } from './world.ts'
 
-export const useWaypointLabel = 'sidestep.dev/use-waypoint'
-/** Where the waypoint is, if not in the namespace of what uses it. */
-export const waypointNamespaceLabel = 'sidestep.dev/use-waypoint-namespace'
-/** On a waypoint's Gateway: `all` (also without it), `service`, `workload` or `none`. */
-export const waypointForLabel = 'sidestep.dev/waypoint-for'
+export { gatewayNameLabel }
+
 /** Annotation of a waypoint's Gateway: `open` lets connections past while no waypoint is ready. */
 export const waypointFailureModeAnnotation = 'sidestep.dev/waypoint-failure-mode'
-/** Kubernetes' name for what belongs to a Gateway. */
-export const gatewayNameLabel = 'gateway.networking.k8s.io/gateway-name'
 /** Where waypoints take tunnels. */
 const hbonePort = 15_008
 

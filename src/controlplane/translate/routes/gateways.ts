@@ -11,7 +11,11 @@ import { selectsLabels, type World } from './world.ts'
 
 /** What a Gateway of a class is here; undefined if somebody else serves the class. */
 export function roleOf({ spec: { gatewayClassName } }: GatewayManifest, world: Pick<World, 'class'>): GatewayRole | undefined {
-  return gatewayRole(gatewayClassName, world.class(gatewayClassName)?.spec.controllerName)
+  return roleOfClass(gatewayClassName, world)
+}
+
+export function roleOfClass(name: string, world: Pick<World, 'class'>): GatewayRole | undefined {
+  return gatewayRole(name, world.class(name)?.spec.controllerName)
 }
 
 export interface ServedListener {

@@ -33,8 +33,12 @@ export interface RouteTranslation {
 }
 
 export function translateRoutes(objects: Iterable<ManifestObject>, settings: TranslateSettings): RouteTranslation {
-  const world = new World(objects, settings)
   const findings = new Findings()
+  return { ...routesOf(new World(objects, settings), findings), findings: findings.result() }
+}
+
+/** The same for who has more to say of these objects. */
+export function routesOf(world: World, findings: Findings): Omit<RouteTranslation, 'findings'> {
   const gateways = serveGateways(world, findings)
   const attached = attachedFilters({ world })
   const destinations = destinationPolicies(world, findings)
@@ -59,7 +63,6 @@ export function translateRoutes(objects: Iterable<ManifestObject>, settings: Tra
     listeners: served.flatMap(({ listener }) => listener ?? []).sort((a, b) => (a.key < b.key ? -1 : 1)),
     destinations,
     filters: filtersOf(world),
-    findings: findings.result(),
   }
 }
 
