@@ -4,6 +4,7 @@ import { z } from 'zod'
 import {
   adminSettings, controlPlaneSettings, endpoint, logLevelSetting, meshSettings, readSettings, seconds, secretControlPlaneSettings, variablesOf,
 } from '../member/settings.ts'
+import { telemetrySettings } from './telemetry/settings.ts'
 
 const count = (least: number, most: number): z.ZodCoercedNumber => z.coerce.number().int().min(least).max(most)
 
@@ -34,6 +35,7 @@ export const configSchema = z.strictObject({
   drainDelayMs: count(0, 600_000).default(1_000).describe('How long one that is told to end goes on taking connections, so that nobody is sent away who has not heard of it.'),
   drainSeconds: seconds(0, 31_536_000).default(25).describe('How long it then finishes what is under way; 0 sets no limit.'),
   ...adminSettings,
+  ...telemetrySettings,
   logLevel: logLevelSetting,
 })
 export type Config = Readonly<z.infer<typeof configSchema>>

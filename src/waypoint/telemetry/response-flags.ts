@@ -33,7 +33,7 @@ export function responseFlags({ reason, isDelayed, attempts, isCut }: FlagFacts)
   let text = reason === undefined ? '' : flags[reason]
   if (reason !== undefined && attempts > 1 && upstreamFailures.has(reason)) text += ',URX'
   if (isDelayed) text += text === '' ? 'DI' : ',DI'
-  if (text === '' && isCut) text = 'DC'
+  if (reason === undefined && text === '' && isCut) text = 'DC'
   return text === '' ? '-' : text
 }
 

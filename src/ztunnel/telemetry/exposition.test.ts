@@ -11,6 +11,7 @@ import { certificateMetrics, countedAuthority, limitMetrics, logMetrics, xdsMetr
 import { dnsMetrics, hookMetrics, podMetrics } from './pod-metrics.ts'
 import { ConnectionRecord } from './connection-record.ts'
 import { exposition, prefersOpenMetrics } from '../../member/telemetry/exposition.ts'
+import { metricFamilies } from '../../member/telemetry/testing.ts'
 import { ZtunnelMetrics } from './metrics.ts'
 import { processMetrics } from '../../member/telemetry/process-metrics.ts'
 import { openSpans } from './spans.ts'
@@ -59,47 +60,15 @@ function registerAll(): void {
   }, metrics, silentLogger).finish({ bytesFromSource: 1, bytesFromDestination: 2, because: 'finished' })
 }
 
-const labels = String.raw`\{[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\[\\"n])*"(?:,[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\[\\"n])*")*\}`
-const sampleLine = new RegExp(String.raw`^([a-zA-Z_:][a-zA-Z0-9_:]*)(${labels})? (\+Inf|-Inf|Na[Nn]|-?[0-9.]+(?:e[+-]?[0-9]+)?)$`)
-
-/** Names of the families. Each has HELP and TYPE, once and together; each sample belongs to the family above it, and to no other series. */
-function check(lines: readonly string[], form: 'plain' | 'open'): string[] {
-  const families: string[] = []
-  const series = new Set<string>()
-  let type = ''
-  for (const [i, line] of lines.entries()) {
-    const family = families.at(-1) ?? ''
-    const help = /^# HELP (\S+) \S.*$/.exec(line)
-    const kind = /^# TYPE (\S+) (counter|gauge|histogram)$/.exec(line)
-    if (help) {
-      families.push(help[1] ?? '')
-      expect(lines[i + 1]).toContain(`# TYPE ${help[1]} `)
-    } else if (kind) {
-      expect(kind[1]).toBe(family)
-      type = kind[2] ?? ''
-    } else {
-      const sample = sampleLine.exec(line)
-      expect(sample, line).not.toBeNull()
-      const suffixes = { counter: form === 'open' ? ['_total'] : [''], gauge: [''], histogram: ['_bucket', '_sum', '_count'] }[type] ?? []
-      expect(suffixes.map((suffix) => family + suffix), line).toContain(sample?.[1])
-      if (type === 'counter') expect(sample?.[1], 'counters end so').toMatch(/_total$/)
-      expect(series.has(`${sample?.[1]}${sample?.[2]}`), line).toBe(false)
-      series.add(`${sample?.[1]}${sample?.[2]}`)
-    }
-  }
-  expect(new Set(families).size).toBe(families.length)
-  return families
-}
-
 test('both forms keep to their rules, and have the same families', async () => {
   registerAll()
-  const plain = check((await text()).split('\n').filter((line) => line !== ''), 'plain')
+  const plain = metricFamilies(await text(), 'plain')
   const open = (await exposition(metrics, 'application/openmetrics-text')).text
   expect(open.endsWith('\n# EOF\n')).toBe(true)
   expect(open).not.toContain('\n\n')
   // prom-client has gauges that end so as well.
   const withoutTotal = (families: readonly string[]): string[] => families.map((family) => family.replace(/_total$/, ''))
-  expect(withoutTotal(check(open.slice(0, -'# EOF\n'.length).trimEnd().split('\n'), 'open'))).toEqual(withoutTotal(plain))
+  expect(withoutTotal(metricFamilies(open, 'open'))).toEqual(withoutTotal(plain))
   expect(plain).toEqual(expect.arrayContaining([
     'istio_tcp_connections_opened_total', 'istio_tcp_sent_bytes_total', 'istio_tcp_sockets_open', 'istio_build', 'istio_xds_message_total', 'istio_dns_requests_total',
     'workload_manager_active_proxy_count', 'process_open_fds', 'process_max_fds', 'process_resident_memory_bytes', 'sidestep_event_loop_delay_seconds',

@@ -51,7 +51,7 @@ export function compileText(format: string): Format {
         continue
       }
       const value = part.read(of)
-      line += value === undefined ? '-' : typeof value === 'number' ? value : textValue(value, part.isQuoted, part.longest)
+      line += value === undefined ? '-' : typeof value === 'number' || part.isOwn ? value : textValue(value, part.isQuoted, part.longest)
     }
     return `${line}\n`
   }

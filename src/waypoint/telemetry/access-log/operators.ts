@@ -16,6 +16,8 @@ export interface Operator {
   readonly read: Read
   /** Characters, where the format says how many. */
   readonly longest: number | undefined
+  /** What it reads has a form that the format's owner chose, spaces included. */
+  readonly isOwn: boolean
 }
 
 const grpcNames = [
@@ -183,7 +185,7 @@ export function parseFormat(format: string): readonly (string | Operator)[] {
     if (longest !== undefined && (longest < 1 || longest > longestLength)) throw bad(`${whole}: a length is 1 to ${longestLength}`)
     if (text !== '') parts.push(text)
     text = ''
-    parts.push({ read: readOf(name, argument), longest })
+    parts.push({ read: readOf(name, argument), longest, isOwn: name === 'START_TIME' })
     at = percent + whole.length
   }
   if (text !== '') parts.push(text)

@@ -21,8 +21,9 @@ export function textValue(text: string, isQuoted: boolean, longest = defaultLong
   if (text === '') return '-'
   const short = cut(text, longest)
   if ((isQuoted ? harmlessWithSpaces : harmless).test(short)) return short
-  const escaped = short.toWellFormed().replaceAll('\\', '\\\\').replaceAll('"', '\\"').replace(unsafe, escape)
-  return isQuoted ? escaped : escaped.replace(/\s/g, escape)
+  const sound = short.toWellFormed()
+  // Outside of quotes nothing may look as if it opened some, escaped or not.
+  return isQuoted ? sound.replace(/["\\]/g, '\\$&').replace(unsafe, escape) : sound.replace(/["\\\s]/g, escape).replace(unsafe, escape)
 }
 
 /** A JSON string with its quotes. */
