@@ -51,6 +51,7 @@ export interface MeshSnapshot {
 }
 
 const noEndpoints: readonly Endpoint[] = Object.freeze([])
+const nobody: ReadonlySet<string> = new Set()
 
 // Two workloads on one address (a finished job, a stale entry): a healthy one, then a pod, then the uid decides.
 function compareWorkloads(a: Workload, b: Workload): number {
@@ -65,6 +66,8 @@ class EndpointSet {
   readonly byUid = new Map<string, Endpoint>()
   /** Made when asked for; replaced, never changed, so that what was computed from it can be kept with it. */
   usable: readonly Endpoint[] | undefined
+  /** Made when asked for. */
+  identities: ReadonlySet<string> | undefined
 }
 
 export class WorkloadStore {
@@ -153,6 +156,13 @@ export class WorkloadStore {
     return set.usable
   }
 
+  /** SPIFFE URIs of all endpoints, healthy or not, whether or not the service is known. */
+  identitiesBehind(key: string): ReadonlySet<string> {
+    const set = this.#endpoints.get(key)
+    if (!set) return nobody
+    return (set.identities ??= new Set([...set.byUid.values()].map(({ workload }) => workloadIdentity(workload))))
+  }
+
   /** Keys of services that have endpoints and are not known themselves. */
   stagedServices(): string[] {
     return [...this.#endpoints.keys()].filter((key) => !this.services.get(key))
@@ -213,7 +223,7 @@ export class WorkloadStore {
       let set = this.#endpoints.get(key)
       if (!set) this.#endpoints.set(key, (set = new EndpointSet()))
       set.byUid.set(workload.uid, { workload, ports })
-      set.usable = undefined
+      set.usable = set.identities = undefined
     }
   }
 
@@ -224,7 +234,7 @@ export class WorkloadStore {
       const set = this.#endpoints.get(key)
       set?.byUid.delete(workload.uid)
       if (set?.byUid.size === 0) this.#endpoints.delete(key)
-      else this.#forgetUsable(key)
+      else if (set) set.usable = set.identities = undefined
     }
   }
 

@@ -119,8 +119,14 @@ describe('waypoints', () => {
     const workloads = [{ ...pod, waypoint: byAddress('10.96.9.9') }, gatewayPod]
     expect(resolve('10.0.0.1', 80, { services: [web, gatewayService], workloads })).toMatchObject({ t: 'waypoint',
       of: 'workload', hop: { authority: '10.0.0.1:80', identities: [spiffe('waypoint')] } })
-    // Addressed by service, a workload's waypoint does not count.
-    expect(resolve('10.96.0.1', 80, { services: [web, gatewayService], workloads })).toMatchObject({ t: 'hbone' })
+    // Also as an endpoint of a service without one, since it refuses what comes past it: the pod, then, and not the service.
+    expect(resolve('10.96.0.1', 80, { services: [web, gatewayService], workloads })).toMatchObject({ t: 'waypoint',
+      of: 'workload', service: { hostname: 'web' }, hop: { authority: '10.0.0.1:8080', identities: [spiffe('waypoint')] } })
+    // Who has passed the service's waypoint has passed enough.
+    const other = testWorkload('wp-2', { ips: ['10.0.9.2'], ...serving('shop/wp2') })
+    const wp2 = { ...byName, destination: { kind: 'hostname', name: { namespace: 'shop', hostname: 'wp2' } } } as const
+    expect(resolve('10.96.0.1', 80, { services: [{ ...web, waypoint: wp2 }, gatewayService], workloads: [...workloads, other] },
+      { source: other })).toMatchObject({ t: 'hbone' })
     expect(resolve('10.0.0.1', 80, { workloads: [{ ...pod, waypoint: byAddress('10.0.9.1') },
       gatewayPod] })).toMatchObject({ t: 'waypoint' })
   })
@@ -140,6 +146,55 @@ describe('waypoints', () => {
     expect(resolve('10.96.0.1', 80, { ...known, workloads: [pod] })).toMatchObject({ t: 'refuse', because: 'noHealthyWaypoint' })
     expect(resolve('10.0.0.1', 80, { workloads: [{ ...pod, waypoint: byAddress('10.5.5.5') }] })).toMatchObject({ t: 'refuse',
       because: 'unknownWaypoint' })
+  })
+
+  test('are skipped where the owner chose that, and only while none of them is ready', () => {
+    const open = { waypointFailure: 'open' } as const
+    const services = [{ ...web, ...open, waypoint: byName }, gatewayService]
+    const notReady = [{ ...gatewayPod, isHealthy: false }]
+    expect(resolve('10.96.0.1', 80, { services, workloads: [pod, gatewayPod] })).toMatchObject({ t: 'waypoint' })
+    for (const delta of [{ services, workloads: [pod] }, { services, workloads: [pod, ...notReady] }, { services: services.slice(0, 1), workloads: [pod] }]) {
+      expect(resolve('10.96.0.1', 80, delta)).toMatchObject({ t: 'hbone', waypointSkipped: 'wp', hop: { authority: '10.0.0.1:8080' } })
+    }
+    // None of them answers; but one that said no is there.
+    const tried = { tried: new Set(['wp-1']) }
+    expect(resolve('10.96.0.1', 80, { services, workloads: [pod, gatewayPod] }, tried)).toMatchObject({ t: 'hbone', waypointSkipped: 'wp' })
+    expect(resolve('10.96.0.1', 80, { services, workloads: [pod, gatewayPod] }, { ...tried, isWaypointThere: true })).toMatchObject({
+      t: 'refuse', because: 'noHealthyWaypoint' })
+    // The workload's is asked for, too: it may have chosen otherwise.
+    const closed = { ...pod, waypoint: byName }
+    expect(resolve('10.96.0.1', 80, { services, workloads: [closed] })).toMatchObject({ t: 'refuse', because: 'noHealthyWaypoint' })
+    expect(resolve('10.0.0.1', 80, { services, workloads: [{ ...closed, ...open }] })).toMatchObject({ t: 'hbone', waypointSkipped: 'wp' })
+    // By its own address it is ready or not as it says.
+    const single = { ...pod, ...open, waypoint: byAddress('10.0.9.1') }
+    expect(resolve('10.0.0.1', 80, { workloads: [single, ...notReady] })).toMatchObject({ t: 'hbone', waypointSkipped: '10.0.9.1' })
+    expect(resolve('10.0.0.1', 80, { workloads: [{ ...pod, waypoint: byAddress('10.0.9.1') }, ...notReady] })).toMatchObject({
+      t: 'refuse', because: 'noHealthyWaypoint' })
+  })
+
+  test('share connections by place and by what they carry', () => {
+    const near = { region: 'r', zone: 'z', subzone: '' }
+    const replicas = [1, 2, 3].map((i) => testWorkload(`wp-${i}`, { ips: [`10.0.9.${i}`], ...serving('shop/wp'),
+      locality: { ...near, zone: i === 3 ? 'far' : 'z' } }))
+    const zonal = { ...gatewayService, loadBalancing: { mode: 'failover', routingPreference: ['zone'], allowUnhealthy: false } } as const
+    const services = [{ ...web, waypoint: byName }, zonal]
+    const source = { ...client, locality: near }
+    const store = new WorkloadStore()
+    store.apply({ services, workloads: [pod, ...replicas] })
+    const open = new Map<string, number>()
+    const random = seeded(3)
+    const connect = (tried?: ReadonlySet<string>): string => {
+      const found = resolveDestination({ source, original: { ip: '10.96.0.1', port: 80 }, store, random, load: (uid) => open.get(uid) ?? 0, tried })
+      if (found.t !== 'waypoint') throw new Error(found.t)
+      const { uid } = found.hop.workload
+      open.set(uid, (open.get(uid) ?? 0) + 1)
+      return uid
+    }
+    open.set('wp-1', 30)
+    for (let i = 0; i < 100; i++) connect()
+    expect([...open.keys()].sort()).toEqual(['wp-1', 'wp-2'])
+    expect(Math.abs((open.get('wp-1') ?? 0) - (open.get('wp-2') ?? 0))).toBeLessThan(10)
+    expect(connect(new Set(['wp-1', 'wp-2']))).toBe('wp-3')
   })
 
   test('are sampled by weight', () => {
@@ -177,17 +232,17 @@ test('whatever the mesh looks like, an answer comes and never leaks past what is
   const anyService: fc.Arbitrary<Service> = fc.record({
     hostname: fc.constantFrom('web', 'wp', 'plain'), addresses: fc.subarray([at('10.96.0.1'), at('10.0.0.1'),
       { ...at('10.0.0.0'), prefixLength: 8 }]),
-    waypoint: fc.option(gatewayOf, { nil: undefined }), mode: fc.constantFrom('unspecified', 'strict', 'failover', 'passthrough'),
-  }).map(({ hostname, waypoint, mode, ...rest }) => testService(hostname, { ...rest, ...(waypoint && { waypoint }),
+    waypoint: fc.option(gatewayOf, { nil: undefined }), isOpen: fc.boolean(), mode: fc.constantFrom('unspecified', 'strict', 'failover', 'passthrough'),
+  }).map(({ hostname, waypoint, isOpen, mode, ...rest }) => testService(hostname, { ...rest, ...(waypoint && { waypoint }), ...(isOpen && { waypointFailure: 'open' }),
     loadBalancing: { mode, routingPreference: ['zone'], allowUnhealthy: false } }))
   const anyWorkload: fc.Arbitrary<Workload> = fc.record({
     uid: fc.constantFrom('a', 'b', 'c'), ips: fc.subarray(['10.0.0.1', '10.0.9.1', 'fd00::1']), network: fc.constantFrom('',
       'n2'),
     tunnelProtocol: fc.constantFrom('none', 'hbone'), keys: fc.subarray(['shop/web', 'shop/wp']), waypoint: fc.option(gatewayOf,
       { nil: undefined }),
-    networkGateway: fc.option(gatewayOf, { nil: undefined }),
-  }).map(({ uid, keys, waypoint, networkGateway, ...rest }) => testWorkload(uid, { ...rest, ...serving(...keys),
-    ...(waypoint && { waypoint }), ...(networkGateway && { networkGateway }) }))
+    networkGateway: fc.option(gatewayOf, { nil: undefined }), isOpen: fc.boolean(),
+  }).map(({ uid, keys, waypoint, networkGateway, isOpen, ...rest }) => testWorkload(uid, { ...rest, ...serving(...keys),
+    ...(waypoint && { waypoint }), ...(isOpen && { waypointFailure: 'open' }), ...(networkGateway && { networkGateway }) }))
   fc.assert(fc.property(fc.array(anyService, { maxLength: 3 }), fc.array(anyWorkload, { maxLength: 4 }),
     fc.constantFrom('10.96.0.1', '10.0.0.1', 'fd00::1', '10.5.5.5', '8.8.8.8'), fc.constantFrom(80, 81,
     15008), fc.integer(), (services, workloads, ip, port, seed) => {
@@ -196,12 +251,16 @@ test('whatever the mesh looks like, an answer comes and never leaks past what is
     const found = resolveDestination({ source: client, original: { ip, port }, store, random: seeded(seed) })
     const service = store.serviceByAddress('', ip, 'shop')
     const workload = store.workloadByIp('', ip)
-    if (found.t === 'passthrough') expect(found.because === 'unknownDestination' ? !service && !workload : found.service?.waypoint).toBe(found.because === 'unknownDestination' ? true : undefined)
+    if (found.t === 'passthrough' && found.because === 'unknownDestination') expect([service, workload]).toEqual([undefined, undefined])
+    else if (found.t === 'passthrough') expect(found.service?.waypoint === undefined || found.waypointSkipped !== undefined).toBe(true)
     if (found.t === 'plain' || found.t === 'hbone') {
       const to = found.t === 'plain' ? found.workload : found.hop.workload
       expect(to.network).toBe('')
       expect(to.tunnelProtocol).toBe(found.t === 'plain' ? 'none' : 'hbone')
-      expect((found.service ?? to).waypoint).toBeUndefined()
+      const past = [found.service, to].filter((each) => each?.waypoint !== undefined)
+      if (past.length > 0) expect(found.waypointSkipped).toBeDefined()
+      // The service's is skipped only where its own owner said so; so is the workload's.
+      for (const each of past) expect(each?.waypointFailure).toBe('open')
     }
     if (found.t === 'waypoint' || found.t === 'gateway') expect(found.hop.workload.network).toBe('')
   }), { numRuns: 1000 })

@@ -95,3 +95,17 @@ function pass(count: number, from: Socket, to: Socket): void {
     if (!error && !from.destroyed) from.resume()
   })
 }
+
+/** Seen from the tunnel, where the source is. */
+export function reversed(carrying: Carrying): Carrying {
+  return {
+    ...carrying,
+    done: carrying.done.then(({ sent, received, because }) => ({ sent: received, received: sent, because: swapped[because] })),
+    counts: () => {
+      const { sent, received } = carrying.counts()
+      return { sent: received, received: sent }
+    },
+  }
+}
+
+const swapped = { finished: 'finished', resetByFirst: 'resetBySecond', resetBySecond: 'resetByFirst' } as const

@@ -1,12 +1,13 @@
 // Where a CONNECT leads in a pod, and who it is said to come from.
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { ClientAddr } from '../core/address.ts'
+import type { Identity } from '../core/identity.ts'
 import { silentLogger } from '../core/log.ts'
 import { parseAuthority } from '../hbone/authority.ts'
 import type { ConnectRequest } from '../hbone/server-session.ts'
 import type { Workload } from '../model/workload.ts'
 import { testService, testWorkload } from '../policy/test-fixtures.ts'
-import { deliveryOf, sourceOf } from './inbound.ts'
+import { deliveryOf, sourceOf, tunnelSource } from './inbound.ts'
 import { MeshState } from '../member/mesh-state.ts'
 
 const peerIdentity = { trustDomain: 'cluster.local', namespace: 'shop', serviceAccount: 'web' }
@@ -59,7 +60,7 @@ describe('an application that takes tunnels itself', () => {
 
   test('without the header gets the bytes alone, and only for this pod', () => {
     const plain = waypoint({ applicationTunnel: { protocol: 'none', port: 9_000 } })
-    expect(deliveryOf(mesh, plain, request('10.0.0.1:80'), local, client)).toEqual({
+    expect(deliveryOf(mesh, plain, request('10.0.0.1:80'), local, client)).toMatchObject({
       destination: { ip: '10.0.0.1', port: 9_000 }, applicationTunnel: { dial: { ip: '127.0.0.1', port: 9_000 }, header: undefined },
     })
     expect(() => deliveryOf(mesh, plain, request('10.0.0.2:80'), local, client)).toThrow(expect.objectContaining({ code: 'PEER_IDENTITY_MISMATCH' }))
@@ -67,8 +68,70 @@ describe('an application that takes tunnels itself', () => {
 
   test('any other pod is no ticket to elsewhere', () => {
     const pod = testWorkload('pod')
-    expect(deliveryOf(mesh, pod, request('10.0.0.1:80'), local, client)).toEqual({ destination: { ip: '10.0.0.1', port: 80 } })
+    expect(deliveryOf(mesh, pod, request('10.0.0.1:80'), local, client)).toEqual({
+      destination: { ip: '10.0.0.1', port: 80 }, source: { client, identity: peerIdentity, seenAs: client },
+    })
     expect(() => deliveryOf(mesh, pod, request('10.96.0.5:80'), local, client)).toThrow(expect.objectContaining({ code: 'PEER_IDENTITY_MISMATCH' }))
+  })
+})
+
+describe('what a tunnel says of others', () => {
+  const waypoint = { destination: { kind: 'hostname', name: { namespace: 'shop', hostname: 'wp' } }, hbonePort: 15_008 } as const
+  const own = testWorkload('own', { services: new Map([['shop/web', []]]), waypoint })
+  const peer: ClientAddr = { ip: '10.0.9.1', port: 4_000 }
+  const alice: Identity = { trustDomain: 'cluster.local', namespace: 'users', serviceAccount: 'alice' }
+  const said = { sourceIdentity: alice, forwarded: { client: { ip: '10.0.7.7', port: 5_000 } } }
+  const wp: Identity = { ...peerIdentity, serviceAccount: 'wp' }
+  beforeEach(() => mesh.store.apply({
+    services: [testService('web'), testService('web6')],
+    workloads: [testWorkload('wp', { ips: [peer.ip], serviceAccount: 'wp', services: new Map([['shop/wp', []]]) })],
+  }))
+  const of = (more: Partial<ConnectRequest>, workload = own, destination = { ip: '10.0.0.1', port: 8080 }) =>
+    tunnelSource(mesh, workload, request('10.0.0.1:8080', { peerIdentity: wp, ...more }), peer, destination)
+
+  test('is believed of the waypoint before the pod, and judged, told and shown to the application', () => {
+    expect(of(said)).toEqual({ client: said.forwarded.client, identity: alice, via: wp, seenAs: said.forwarded.client })
+    expect(of({ sourceIdentity: alice })).toEqual({ client: peer, identity: alice, via: wp, seenAs: peer })
+    // Without a name the waypoint itself is judged, from wherever it says.
+    expect(of({ forwarded: said.forwarded })).toEqual({ client: said.forwarded.client, identity: wp, via: wp, seenAs: said.forwarded.client })
+    expect(of({})).toEqual({ client: peer, identity: wp, seenAs: peer })
+  })
+
+  test('is believed of the waypoint of a service, for where the service leads', () => {
+    const { waypoint: _, ...plain } = own
+    mesh.store.apply({ services: [testService('web', { waypoint })] })
+    expect(of(said, plain)).toMatchObject({ identity: alice, via: wp })
+    expect(of(said, plain, { ip: '10.0.0.1', port: 22 })).toEqual({ client: peer, identity: wp, seenAs: peer, isClaimIgnored: true })
+  })
+
+  test('is nothing of anybody else, also where it cannot be read', () => {
+    for (const more of [said, { ...said, isSourceUnreadable: true } as const]) {
+      expect(of({ ...more, peerIdentity })).toEqual({ client: peer, identity: peerIdentity, seenAs: peer, isClaimIgnored: true })
+    }
+    expect(of({ forwarded: said.forwarded, peerIdentity })).toEqual({ client: peer, identity: peerIdentity, seenAs: peer })
+    mesh.store.apply({ removedAddresses: ['wp'] })
+    expect(of(said)).toEqual({ client: peer, identity: wp, seenAs: peer, isClaimIgnored: true })
+  })
+
+  test('of a waypoint and unreadable refuses, or who is denied could be taken for the waypoint', () => {
+    expect(() => of({ isSourceUnreadable: true })).toThrow(expect.objectContaining({ code: 'BAD_MESSAGE', detail: { because: 'unreadableSource' } }))
+  })
+
+  test('never makes a client of an address that no client has, and shows one of the other family as the waypoint', () => {
+    for (const ip of ['127.0.0.1', '0.0.0.0', '169.254.1.1', '224.0.0.1', '239.1.1.1', '255.255.255.255', '::', '::1', 'ff02::1', 'fe80::1']) {
+      expect(of({ sourceIdentity: alice, forwarded: { client: { ip, port: 1 } } })).toEqual({ client: peer, identity: alice, via: wp, seenAs: peer })
+    }
+    for (const ip of ['12.7.0.1', '223.1.1.1', '100.64.0.1']) expect(of({ forwarded: { client: { ip, port: 1 } } }).seenAs.ip).toBe(ip)
+    const v6 = { ip: 'fd00::7', port: 1 }
+    expect(of({ sourceIdentity: alice, forwarded: { client: v6 } })).toEqual({ client: v6, identity: alice, via: wp, seenAs: peer })
+    expect(of({ sourceIdentity: alice, forwarded: { client: v6 } }, own, { ip: 'fd00::1', port: 8080 }).seenAs).toEqual(v6)
+  })
+
+  test('names the source for telemetry where the address fits the identity', () => {
+    mesh.store.apply({ workloads: [testWorkload('alice', { ips: ['10.0.7.7'], namespace: 'users', serviceAccount: 'alice' })] })
+    const { client: from, identity } = of(said)
+    expect(sourceOf(mesh, own, from, request('10.0.0.1:8080', said), identity)).toMatchObject({ identity: alice, workload: { uid: 'alice' } })
+    expect(sourceOf(mesh, own, peer, request('10.0.0.1:8080', said), identity)).toEqual({ identity: alice, workload: undefined })
   })
 })
 

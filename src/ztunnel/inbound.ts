@@ -1,5 +1,6 @@
 // From a client to a captured pod's application: who may, and to which of the pod's ports. Every connection is judged by the
-// policies in force, with the identity that the tunnel proved or without any. What cannot be judged is refused.
+// policies in force, with the identity that the tunnel proved, the one that the pod's own waypoint speaks for, or without any.
+// What cannot be judged is refused, and nobody but a waypoint before the pod is believed about others.
 import { formatAddr, isIpv6Address } from '../core/address.ts'
 import type { ClientAddr, SocketAddr } from '../core/address.ts'
 import { MeshError } from '../core/errors.ts'
@@ -10,6 +11,7 @@ import type { ConnectRequest } from '../hbone/server-session.ts'
 import { serviceKey } from '../model/workload.ts'
 import type { Workload } from '../model/workload.ts'
 import type { Verdict } from '../policy/rbac.ts'
+import { standsBefore } from '../policy/waypoint-binding.ts'
 import { workloadOf } from '../member/baggage.ts'
 import type { MeshState } from '../member/mesh-state.ts'
 import { proxyHeader } from './proxy-protocol.ts'
@@ -31,10 +33,48 @@ export function authorize(mesh: MeshState, workload: Workload, { client, identit
   })
 }
 
-/** Where a CONNECT is delivered to. */
+/** For whom a tunnel's connection is. */
+export interface TunnelSource {
+  /** What policies judge, and what is told of it. */
+  readonly client: ClientAddr
+  readonly identity: Identity
+  /** The waypoint that says so; absent where the peer speaks for itself. */
+  readonly via?: Identity
+  /** The application sees this: the client, if it has an address of the destination's family, else who connected to us. */
+  readonly seenAs: ClientAddr
+  /** The peer named a source, and is not one to be believed. */
+  readonly isClaimIgnored?: true
+}
+
+/**
+ * What the peer proved, unless it is a waypoint that stands before that port of the pod: then what it says. A waypoint that names
+ * no source is judged itself; one that names it unreadably is refused (BAD_MESSAGE), or who is denied could hide behind it.
+ */
+export function tunnelSource(mesh: MeshState, own: Workload, request: ConnectRequest, peer: ClientAddr, { ip, port }: SocketAddr): TunnelSource {
+  const { peerIdentity, sourceIdentity, isSourceUnreadable = false, forwarded } = request
+  const itself: TunnelSource = { client: peer, identity: peerIdentity, seenAs: peer }
+  const isNamed = sourceIdentity !== undefined || isSourceUnreadable
+  // Every ztunnel says `forwarded`, and nearly always what we see ourselves.
+  if (!isNamed && (!forwarded?.client || forwarded.client.ip === peer.ip)) return itself
+  if (!standsBefore(peerIdentity, own, port, mesh.store)) return isNamed ? { ...itself, isClaimIgnored: true } : itself
+  if (isSourceUnreadable) {
+    throw new MeshError('BAD_MESSAGE', 'the waypoint names its client in a way that cannot be read', { source: 'downstream', detail: { because: 'unreadableSource' } })
+  }
+  const client = forwarded?.client && isClientIp(forwarded.client.ip) ? forwarded.client : peer
+  return { client, identity: sourceIdentity ?? peerIdentity, via: peerIdentity, seenAs: isIpv6Address(client.ip) === isIpv6Address(ip) ? client : peer }
+}
+
+/** Applications trust some addresses more than others, and no client elsewhere has one of those: not even a waypoint may give them. */
+function isClientIp(ip: string): boolean {
+  if (isIpv6Address(ip)) return !/^(::1?$|ff[0-9a-f]{2}:|fe[89ab][0-9a-f]:)/.test(ip)
+  return !/^(0|127|169\.254|22[4-9]|2[345]\d)\./.test(ip)
+}
+
+/** Where a CONNECT is delivered to, and for whom. */
 export interface Delivery {
   /** In this pod; what policies judge. */
   readonly destination: SocketAddr
+  readonly source: TunnelSource
   /** The application is a proxy that takes tunnels' bytes itself: dialled on loopback, and told this first, where it wants that. */
   readonly applicationTunnel?: { readonly dial: SocketAddr; readonly header: Buffer | undefined }
 }
@@ -43,16 +83,21 @@ export interface Delivery {
  * What a CONNECT asks of this pod; `local` is the address that its connection came to. PEER_IDENTITY_MISMATCH (400) for another
  * address; NO_HEALTHY_UPSTREAM (503) for a service that this pod does not serve.
  */
-export function deliveryOf(mesh: MeshState, workload: Workload, { authority, peerIdentity }: ConnectRequest, local: SocketAddr, client: ClientAddr): Delivery {
+export function deliveryOf(mesh: MeshState, workload: Workload, request: ConnectRequest, local: SocketAddr, peer: ClientAddr): Delivery {
   const { applicationTunnel } = workload
-  if (!applicationTunnel) return { destination: destinationOf(mesh, workload, authority, local) }
+  const { authority } = request
+  if (!applicationTunnel) {
+    const destination = destinationOf(mesh, workload, authority, local)
+    return { destination, source: tunnelSource(mesh, workload, request, peer, destination) }
+  }
   const { protocol, port } = applicationTunnel
   const isProxy = protocol === 'proxy'
   // Such an application decides itself where the bytes go on to: it is told any address that the client named.
   const asked = isProxy ? { ip: local.ip, port: authorityPort(authority) } : destinationOf(mesh, workload, authority, local)
   const destination = { ...asked, port: port ?? asked.port }
-  const header = isProxy ? proxyHeader(client, namedAddress(mesh, workload, authority), peerIdentity) : undefined
-  return { destination, applicationTunnel: { dial: { ip: isIpv6Address(local.ip) ? '::1' : '127.0.0.1', port: destination.port }, header } }
+  const source = tunnelSource(mesh, workload, request, peer, destination)
+  const header = isProxy ? proxyHeader(source.client, namedAddress(mesh, workload, authority), source.identity) : undefined
+  return { destination, source, applicationTunnel: { dial: { ip: isIpv6Address(local.ip) ? '::1' : '127.0.0.1', port: destination.port }, header } }
 }
 
 function authorityPort(authority: Authority): number {
@@ -75,11 +120,11 @@ function namedAddress(mesh: MeshState, workload: Workload, authority: Authority)
 
 /**
  * Who a connection comes from, for telemetry. An address is a hint, and only what fits the identity that was proved is named. What
- * comes from another network has the address of a gateway, so there it is what the client says of itself.
+ * comes from another network has the address of a gateway, so there it is what the client says of itself. `identity`: whom the
+ * connection is for, where that is not the tunnel's peer.
  */
-export function sourceOf(mesh: MeshState, own: Workload | undefined, client: ClientAddr, request?: ConnectRequest): Peer {
-  const identity = request?.peerIdentity
-  if (own && request && isOfOtherNetwork(own, request)) return { identity, workload: workloadOf(request.baggage ?? {}, request.peerIdentity) }
+export function sourceOf(mesh: MeshState, own: Workload | undefined, client: ClientAddr, request?: ConnectRequest, identity = request?.peerIdentity): Peer {
+  if (own && request && identity && isOfOtherNetwork(own, request)) return { identity, workload: workloadOf(request.baggage ?? {}, identity) }
   const source = own && mesh.store.workloadByIp(own.network, client.ip)
   const isSource = source !== undefined && (!identity || (source.namespace === identity.namespace && source.serviceAccount === identity.serviceAccount))
   return { workload: isSource ? source : undefined, identity }

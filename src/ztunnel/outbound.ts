@@ -15,9 +15,10 @@ import type { HbonePool, TunnelRequest } from '../hbone/pool.ts'
 import type { TunnelStream } from '../hbone/tunnel-stream.ts'
 import type { Service, Workload } from '../model/workload.ts'
 import { resolveDestination } from '../policy/destination.ts'
-import type { Destination, Dial, Hop } from '../policy/destination.ts'
+import type { Destination, DestinationRequest, Dial, Hop } from '../policy/destination.ts'
 import { egressVerdict, leavesMesh } from '../policy/egress.ts'
 import type { EgressReason } from '../policy/egress.ts'
+import { waypointName } from '../policy/waypoint-binding.ts'
 import { baggageOf, workloadOf } from '../member/baggage.ts'
 import type { LiveConnections } from './live-connections.ts'
 import type { MeshState } from '../member/mesh-state.ts'
@@ -38,6 +39,8 @@ export interface OutboundParts {
   readonly onRetry: (because: string) => void
   /** What was decided of a destination outside the mesh. */
   readonly onEgress: (because: EgressReason) => void
+  /** A waypoint that is not ready is passed over, as its owner chose. */
+  readonly onSkipped: () => void
 }
 
 export interface OutboundRequest {
@@ -55,6 +58,8 @@ export interface OutboundFacts {
   readonly identity?: Identity | undefined
   readonly service?: Service | undefined
   readonly hboneAddr?: SocketAddr | undefined
+  /** The name of the waypoint that was passed over. */
+  readonly waypointSkipped?: string | undefined
 }
 
 export type Upstream = OutboundFacts & (
@@ -63,23 +68,35 @@ export type Upstream = OutboundFacts & (
 )
 
 /** Where it would go; for explanations too. Throws what forbids it: POLICY_DENIED, NO_HEALTHY_UPSTREAM, CONNECT_REFUSED. */
-export function decideDestination(parts: Pick<OutboundParts, 'mesh' | 'live'>, source: Workload, original: OriginalDst, tried: ReadonlySet<string>): Exclude<Destination, { t: 'refuse' }> {
+export function decideDestination(
+  parts: Pick<OutboundParts, 'mesh' | 'live'>, source: Workload, original: OriginalDst, { tried, isWaypointThere }: Pick<DestinationRequest, 'tried' | 'isWaypointThere'>,
+): Exclude<Destination, { t: 'refuse' }> {
   const { mesh, live } = parts
   const destination = resolveDestination({
-    source, original, store: mesh.store, random: Math.random, health: mesh.health, load: (uid) => live.load(uid), tried,
+    source, original, store: mesh.store, random: Math.random, health: mesh.health, load: (uid) => live.load(uid), tried, isWaypointThere,
   })
   if (destination.t !== 'refuse') return destination
-  throw new MeshError(destination.code, `${formatAddr(original)}: ${destination.because}`, { retry: 'never', detail: { because: destination.because } })
+  const { because, code, service, workload } = destination
+  throw new MeshError(code, `${formatAddr(original)}: ${because}${waypointHint(because, service, workload)}`, { retry: 'never', detail: { because } })
+}
+
+/** Which waypoint it is that is missed, and who can do something about it. */
+function waypointHint(because: string, service: Service | undefined, workload: Workload | undefined): string {
+  if (because !== 'unknownWaypoint' && because !== 'noHealthyWaypoint') return ''
+  const waypoint = service?.waypoint ?? service?.weightedWaypoints?.[0]?.destination ?? workload?.waypoint
+  const is = because === 'unknownWaypoint' ? 'is not there' : 'has no replica that is ready'
+  return waypoint ? ` (the waypoint ${waypointName(waypoint)} ${is}; sidestep waypoint status says why)` : ''
 }
 
 /** Rejects with a MeshError; `onFacts` is told what is known of the destination before each attempt. */
 export async function openUpstream(parts: OutboundParts, request: OutboundRequest, onFacts: (facts: OutboundFacts) => void): Promise<Upstream> {
   const tried = new Set<string>()
+  let isWaypointThere = false
   let failure: unknown
   for (let attempt = 1; attempt <= maxAttempts; attempt++) {
     let destination: Exclude<Destination, { t: 'refuse' }>
     try {
-      destination = decideDestination(parts, request.source, request.original, tried)
+      destination = decideDestination(parts, request.source, request.original, { tried, isWaypointThere })
     } catch (error) {
       // No endpoint is left: why the last one failed says more.
       throw failure ?? error
@@ -89,12 +106,14 @@ export async function openUpstream(parts: OutboundParts, request: OutboundReques
     try {
       const upstream = await connectTo(parts, request, destination)
       remember(parts, destination)
+      if (upstream.waypointSkipped !== undefined) parts.onSkipped()
       return upstream
     } catch (error) {
       failure = error
-      if (isEndpointsFault(error)) remember(parts, destination, error)
+      if (isEndpointsFault(destination, error)) remember(parts, destination, error)
+      isWaypointThere ||= destination.t === 'waypoint' && !isNobodyThere(error)
       const uid = replaceable(destination, error)
-      if (uid === undefined || !(error instanceof MeshError) || error.retry !== 'always') throw error
+      if (uid === undefined || !(error instanceof MeshError) || !mayTryAnother(destination, error)) throw error
       tried.add(uid)
       parts.onRetry(error.code)
     }
@@ -109,21 +128,22 @@ function checkEgress({ onEgress }: OutboundParts, { source, original }: Outbound
   throw new MeshError('POLICY_DENIED', `${formatAddr(original)} is outside the mesh, and ${source.namespace} does not allow that`, { detail: { because: verdict.because } })
 }
 
-function factsOf(destination: Destination): OutboundFacts {
+function factsOf(destination: Exclude<Destination, { t: 'refuse' }>): OutboundFacts {
+  const { service } = destination
+  const waypointSkipped = 'waypointSkipped' in destination ? destination.waypointSkipped : undefined
   switch (destination.t) {
     case 'passthrough':
-      return { service: destination.service }
+      return { service, waypointSkipped }
     case 'plain':
-      return { workload: destination.workload, service: destination.service }
+      return { workload: destination.workload, service, waypointSkipped }
     case 'hbone':
-      return { workload: destination.hop.workload, service: destination.service, hboneAddr: addressOf(destination.hop.connectTo) }
     case 'waypoint':
-      return { workload: destination.hop.workload, service: destination.of === 'service' ? destination.service : undefined, hboneAddr: addressOf(destination.hop.connectTo) }
+      return { workload: destination.hop.workload, service, hboneAddr: addressOf(destination.hop.connectTo), waypointSkipped }
     case 'gateway':
       // Who is behind it is known when it has answered.
-      return { service: destination.service, hboneAddr: addressOf(destination.hop.connectTo) }
+      return { service, hboneAddr: addressOf(destination.hop.connectTo), waypointSkipped }
     default:
-      return { service: destination.service }
+      return destination satisfies never
   }
 }
 
@@ -221,8 +241,21 @@ function isBehindGateway(error: unknown): boolean {
   return error instanceof MeshError && (error.detail['hop'] === 'inner' || error.code === 'TUNNEL_REFUSED')
 }
 
-function isEndpointsFault(error: unknown): boolean {
-  return error instanceof MeshError && (error.code.startsWith('CONNECT_') || error.code === 'TUNNEL_REFUSED' || error.code === 'TUNNEL_CLOSED' || error.code === 'TLS_FAILED')
+/** The bytes of the application follow the answer, so of a tunnel that ended before it nobody has seen any: another waypoint may be asked. */
+function mayTryAnother(destination: Destination, error: MeshError): boolean {
+  return error.retry === 'always' || (destination.t === 'waypoint' && error.code === 'TUNNEL_CLOSED')
+}
+
+/** Nobody answered the CONNECT. What has a status was an answer; all else is trouble of our own, and no reason to go past anybody. */
+function isNobodyThere(error: unknown): boolean {
+  return error instanceof MeshError && error.detail['status'] === undefined && (error.code.startsWith('CONNECT_') || error.code === 'TUNNEL_CLOSED')
+}
+
+/** What a waypoint does not get to must not count against the waypoint, as with a gateway. */
+function isEndpointsFault(destination: Destination, error: unknown): boolean {
+  if (!(error instanceof MeshError)) return false
+  if (isNobodyThere(error) || error.code === 'TLS_FAILED') return true
+  return destination.t !== 'waypoint' && (error.code === 'TUNNEL_REFUSED' || error.code === 'CONNECT_TIMEOUT')
 }
 
 /** What an attempt taught about endpoints; `error` is why it failed. */

@@ -30,6 +30,7 @@ import { addressOf, peerOf } from '../member/socket-address.ts'
 import type { PodCounters } from './telemetry/pod-metrics.ts'
 import type { ZtunnelMetrics } from './telemetry/metrics.ts'
 import type { Spans } from './telemetry/spans.ts'
+import type { WaypointGuard } from './waypoint-guard.ts'
 
 const dnsPort = 53
 /** Who learned of a pod's release late may still ask it for a tunnel; listeners that were replaced have a queue to empty. */
@@ -43,6 +44,7 @@ export interface PodProxyParts {
   /** Of connections of tunnels, over all pods. */
   readonly doors: ConnectionLimit
   readonly mesh: MeshState
+  readonly guard: WaypointGuard
   /** Both undefined where there is no control plane: then nobody has an identity, and there are no tunnels. */
   readonly identities: NodeIdentities | undefined
   readonly pool: HbonePool | undefined

@@ -23,10 +23,10 @@ import type { Workload } from '../model/workload.ts'
 import { needsRecheck } from '../policy/recheck.ts'
 import { baggageOf } from '../member/baggage.ts'
 import { carryTunnel } from './carry-tunnel.ts'
-import { carry } from './carry.ts'
+import { carry, reversed } from './carry.ts'
 import type { Carried, Carrying } from './carry.ts'
 import { authorize, deliveryOf, sourceOf } from './inbound.ts'
-import type { Delivery } from './inbound.ts'
+import type { Delivery, TunnelSource } from './inbound.ts'
 import { openUpstream } from './outbound.ts'
 import type { OutboundFacts, Upstream } from './outbound.ts'
 import type { ConnectionShare } from '../member/connection-limit.ts'
@@ -49,6 +49,12 @@ export interface TrafficStatistics {
 }
 
 type Direction = ConnectionFacts['direction']
+
+interface Judged {
+  readonly client: ClientAddr
+  readonly identity?: Identity
+  readonly peerIdentity?: Identity
+}
 
 export class PodTraffic {
   readonly #pod: PodEnrolment
@@ -85,6 +91,7 @@ export class PodTraffic {
       direction: 'outbound', reporter: 'source', sourceAddr: client, destinationAddr: original, hboneAddr: found.hboneAddr,
       source: { workload: source, identity: found.identity && source && identityOf(source) },
       destination: { workload: found.workload, identity: found.identity }, service: found.service, isMutualTls: found.identity !== undefined,
+      waypointSkipped: found.waypointSkipped,
     })
     await this.#connection(socket, () => connectionFacts(facts), async (traceParent) => {
       source = await this.#own()
@@ -99,7 +106,7 @@ export class PodTraffic {
     if (!source) return { t: 'plain', socket: await this.#dial(original), isReused: false }
     const { metrics } = this.#parts
     return await openUpstream(
-      { ...this.#parts, dial: (to) => this.#dial(to), onRetry: (because) => metrics.retried(because), onEgress: (because) => metrics.egress(this.#pod.namespace, because) },
+      { ...this.#parts, dial: (to) => this.#dial(to), onRetry: (because) => metrics.retried(because), onEgress: (because) => metrics.egress(this.#pod.namespace, because), onSkipped: () => metrics.waypointSkipped(this.#pod.namespace) },
       { source, sourceKey: this.#pod.uid, client, original, traceParent },
       onFacts,
     )
@@ -126,19 +133,20 @@ export class PodTraffic {
     const facts = (): ConnectionFacts => ({ ...this.#inboundFacts(own, client, destination), verdict })
     await this.#connection(socket, facts, async () => {
       own = await this.#own()
-      if (own) authorize(this.#parts.mesh, own, { client, destination, identity: undefined })
+      if (own) this.#admit(own, destination, { client })
       const upstream = await this.#deliver(client, destination)
-      verdict = this.#recheckNow(own, client, destination, undefined, upstream)
+      verdict = this.#admitNow(own, destination, { client }, upstream)
       this.#inbound++
       return { t: 'plain', socket: upstream, isReused: false }
     })
   }
 
   /** A CONNECT of a verified peer: who may, where to, and then the bytes. */
-  async tunnel(request: ConnectRequest, local: SocketAddr, client: ClientAddr): Promise<ConnectDecision> {
+  async tunnel(request: ConnectRequest, local: SocketAddr, peer: ClientAddr): Promise<ConnectDecision> {
     const { mesh, limit, metrics } = this.#parts
-    const { peerIdentity: identity, authority } = request
+    const { peerIdentity, authority } = request
     let own: Workload | undefined
+    let source: TunnelSource | undefined
     let destination: SocketAddr = authority.t === 'address' ? authority.address : local
     const startedMs = performance.now()
     if (!this.#share.acquire()) throw new MeshError('TOO_MANY_CONNECTIONS', `${limit.open} connections are open, and no more are for this pod`)
@@ -150,15 +158,18 @@ export class PodTraffic {
     const span = this.#parts.spans.start('inbound', request.traceParent)
     try {
       own = await mesh.ownWorkload(this.#pod)
-      const delivery = deliveryOf(mesh, own, request, local, client)
+      const delivery = deliveryOf(mesh, own, request, local, peer)
       destination = delivery.destination
+      source = delivery.source
+      if (source.isClaimIgnored) metrics.claimIgnored(this.#pod.namespace)
       if (isInternal(destination.port)) throw new MeshError('BAD_MESSAGE', 'a port of the ztunnel is not for clients', { source: 'downstream', detail: { because: 'selfCall' } })
-      authorize(mesh, own, { client, identity, destination })
-      const upstream = await this.#deliver(client, destination, delivery.applicationTunnel)
-      const verdict = this.#recheckNow(own, client, destination, identity, upstream)
+      const judged = { client: source.client, identity: source.identity, peerIdentity }
+      this.#admit(own, destination, judged)
+      const upstream = await this.#deliver(source.seenAs, destination, delivery.applicationTunnel)
+      const verdict = this.#admitNow(own, destination, judged, upstream)
       metrics.stage('connect', 'destination', (performance.now() - startedMs) / 1_000)
       this.#inbound++
-      const facts = { ...this.#inboundFacts(own, client, destination, request), verdict }
+      const facts = { ...this.#inboundFacts(own, peer, destination, request, source), verdict }
       span.end(facts)
       return {
         t: 'accept', baggage: baggageOf(own),
@@ -166,7 +177,7 @@ export class PodTraffic {
       }
     } catch (error) {
       leave()
-      const facts = this.#inboundFacts(own, client, destination, request)
+      const facts = this.#inboundFacts(own, peer, destination, request, source)
       span.end(facts, { error })
       this.#failedConnection(facts, error, startedMs)
       throw error
@@ -186,22 +197,29 @@ export class PodTraffic {
     }
   }
 
-  /** `request`: of a tunnel. */
-  #inboundFacts(own: Workload | undefined, client: ClientAddr, destination: SocketAddr, request?: ConnectRequest): ConnectionFacts {
+  /** `request`: of a tunnel; `source`: for whom it is, if that is known yet. */
+  #inboundFacts(own: Workload | undefined, peer: ClientAddr, destination: SocketAddr, request?: ConnectRequest, source?: TunnelSource): ConnectionFacts {
+    const client = source?.client ?? peer
     return {
       direction: 'inbound', reporter: 'destination', sourceAddr: client, destinationAddr: destination,
-      source: sourceOf(this.#parts.mesh, own, client, request),
+      source: sourceOf(this.#parts.mesh, own, client, request, source?.identity), via: source?.via, isClaimIgnored: source?.isClaimIgnored,
       destination: { workload: own, identity: request && own && identityOf(own) }, isMutualTls: request !== undefined,
     }
   }
 
-  /** A policy may have changed while we dialled, when nobody could have cut this connection. */
-  #recheckNow(own: Workload | undefined, client: ClientAddr, destination: SocketAddr, identity: Identity | undefined, upstream: Socket): AllowedBy | undefined {
-    const { mesh } = this.#parts
-    const now = own && mesh.peekWorkload(this.#pod)
+  /** `identity`: whom policies judge; `peerIdentity`: what was proved, which must be the waypoint's where one is to be passed. */
+  #admit(own: Workload, destination: SocketAddr, { client, identity, peerIdentity }: Judged): AllowedBy {
+    const { mesh, guard } = this.#parts
+    guard.check(peerIdentity, own, destination)
+    return authorize(mesh, own, { client, identity, destination })
+  }
+
+  /** The mesh may have changed while we dialled, when nobody could have cut this connection. */
+  #admitNow(own: Workload | undefined, destination: SocketAddr, judged: Judged, upstream: Socket): AllowedBy | undefined {
+    const now = own && this.#parts.mesh.peekWorkload(this.#pod)
     if (!now) return undefined
     try {
-      return authorize(mesh, now, { client, destination, identity })
+      return this.#admit(now, destination, judged)
     } catch (error) {
       abortSocket(upstream)
       throw error
@@ -363,19 +381,6 @@ export class PodTraffic {
   }
 }
 
-/** Seen from the tunnel, where the source is. */
-function reversed(carrying: Carrying): Carrying {
-  return {
-    ...carrying,
-    done: carrying.done.then(({ sent, received, because }) => ({ sent: received, received: sent, because: swapped[because] })),
-    counts: () => {
-      const { sent, received } = carrying.counts()
-      return { sent: received, received: sent }
-    },
-  }
-}
-
-const swapped = { finished: 'finished', resetByFirst: 'resetBySecond', resetBySecond: 'resetByFirst' } as const
 const endings = { finished: 'finished', resetByFirst: 'resetBySource', resetBySecond: 'resetByDestination' } as const
 
 function identityOf({ trustDomain, namespace, serviceAccount }: Workload): Identity {

@@ -33,6 +33,7 @@ import type { DnsCounters } from './telemetry/pod-metrics.ts'
 import { hboneEvents, poolMetrics } from '../member/telemetry/tunnel-metrics.ts'
 import type { ZtunnelMetrics } from './telemetry/metrics.ts'
 import type { Spans } from './telemetry/spans.ts'
+import { WaypointGuard } from './waypoint-guard.ts'
 import { ZdsClient } from './zds-client.ts'
 
 export interface ZtunnelParts {
@@ -79,7 +80,7 @@ export class Ztunnel {
     })
     const names = new NameLookup()
     this.pods = new PodSet({
-      redirection, limit: this.limit, doors: new ConnectionLimit(doorLimit()), mesh: this.mesh, identities: this.identities, pool: this.pool, live: this.live, metrics, hboneEvents: events, accessLog, spans,
+      redirection, limit: this.limit, doors: new ConnectionLimit(doorLimit()), mesh: this.mesh, guard: new WaypointGuard(this.mesh.store), identities: this.identities, pool: this.pool, live: this.live, metrics, hboneEvents: events, accessLog, spans,
       resolver: this.mesh.hasControlPlane ? new Resolver(new MeshNames({ store: this.mesh.store, network: config.network, clusterDomain: config.clusterDomain, isKnown: () => this.mesh.isKnown })) : undefined,
       onDnsQuery: countDns(dnsMetrics(metrics)), clusterDomain: config.clusterDomain,
       podCounters: podMetrics(metrics, { active: () => this.pods.captured, pending: () => this.pods.pending }),

@@ -12,6 +12,7 @@ import type { PodProxyParts } from '../../src/ztunnel/pod-proxy.ts'
 import { PodSet } from '../../src/ztunnel/pod-set.ts'
 import { noSpans } from '../../src/ztunnel/telemetry/spans.ts'
 import { ZtunnelMetrics } from '../../src/ztunnel/telemetry/metrics.ts'
+import { WaypointGuard } from '../../src/ztunnel/waypoint-guard.ts'
 import { TestNetns } from './test-netns.ts'
 
 let world: TestNetns
@@ -39,7 +40,7 @@ function makeSet(onRegistered: (kind: string, asked: Asked) => void, enrol: () =
     registerListener: (_cookie, kind) => onRegistered(kind, asked), withdrawListener: () => {}, enrol, unenrol: () => {}, removeReturnPath: () => Promise.resolve(),
   }
   const parts: PodProxyParts = {
-    redirection: redirection as Redirection, limit: new ConnectionLimit(100), doors: new ConnectionLimit(100), mesh, identities: undefined, pool: undefined, live,
+    redirection: redirection as Redirection, limit: new ConnectionLimit(100), doors: new ConnectionLimit(100), mesh, guard: new WaypointGuard(mesh.store), identities: undefined, pool: undefined, live,
     metrics: new ZtunnelMetrics(), hboneEvents: () => {}, accessLog: silentLogger, spans: noSpans, lookup: () => Promise.reject(new Error('no names here')),
     resolver: undefined, onDnsQuery: () => {}, podCounters: { started: () => {}, stopped: () => {} }, clusterDomain: 'cluster.local', connectTimeoutMs: 1_000,
     keepAliveSeconds: 0, logger: silentLogger,

@@ -5,6 +5,7 @@ import type { SocketAddr } from '../../core/address.ts'
 import { formatAddr } from '../../core/address.ts'
 import { describeError, MeshError } from '../../core/errors.ts'
 import { formatIdentity } from '../../core/identity.ts'
+import type { Identity } from '../../core/identity.ts'
 import type { Logger } from '../../core/log.ts'
 import type { Peer, PeerWorkload, TrafficFacts } from '../../member/telemetry/labels.ts'
 import { reasonOf, responseFlag, trafficLabels } from '../../member/telemetry/labels.ts'
@@ -28,6 +29,12 @@ export interface ConnectionFacts extends Omit<TrafficFacts, 'responseFlags'> {
   readonly direction: 'outbound' | 'inbound'
   /** Only the side that judged knows. */
   readonly verdict?: AllowedBy | undefined
+  /** The waypoint that spoke for the source. */
+  readonly via?: Identity | undefined
+  /** The peer named a source, and was not believed. */
+  readonly isClaimIgnored?: true | undefined
+  /** The name of a waypoint that was not ready, and that its owner lets connections past. */
+  readonly waypointSkipped?: string | undefined
 }
 
 export interface Outcome {
@@ -103,14 +110,17 @@ export function recordFailure(facts: ConnectionFacts, error: unknown, metrics: Z
 }
 
 /** The fixed, dotted names that every line about a connection has; absent where not known. */
-export function logFields({ source, destination, service, sourceAddr, destinationAddr, hboneAddr, direction }: ConnectionFacts): object {
+export function logFields({ source, destination, service, sourceAddr, destinationAddr, hboneAddr, direction, via, isClaimIgnored, waypointSkipped }: ConnectionFacts): object {
   return {
     direction,
     'src.addr': formatAddr(sourceAddr),
     ...peerFields('src', source),
+    ...(via && { 'src.via': logText(formatIdentity(via)) }),
+    ...(isClaimIgnored && { source_claim: 'ignored' }),
     'dst.addr': formatAddr(destinationAddr),
     ...(hboneAddr && { 'dst.hbone_addr': formatAddr(hboneAddr) }),
     ...(service && { 'dst.service': logText(service.hostname) }),
+    ...(waypointSkipped !== undefined && { 'dst.waypoint': logText(waypointSkipped), because: 'waypointSkipped' }),
     ...peerFields('dst', destination),
   }
 }

@@ -74,6 +74,8 @@ function attributes(facts: ConnectionFacts): Record<string, string | number | bo
     'source.address': sourceAddr.ip, 'source.port': sourceAddr.port, 'destination.address': destinationAddr.ip, 'destination.port': destinationAddr.port,
     ...(hboneAddr && { 'sidestep.hbone.address': formatAddr(hboneAddr) }),
     ...(service && { 'sidestep.destination.service': logText(service.hostname) }),
+    ...(facts.via && { 'sidestep.source.via': logText(formatIdentity(facts.via)) }),
+    ...(facts.waypointSkipped !== undefined && { 'sidestep.waypoint.skipped': logText(facts.waypointSkipped) }),
     ...peer('source', facts.source), ...peer('destination', facts.destination),
     'sidestep.mutual_tls': isMutualTls,
     ...(verdict && { 'sidestep.allowed_because': verdict.because }), ...(verdict?.policy !== undefined && { 'sidestep.policy': logText(verdict.policy) }),
