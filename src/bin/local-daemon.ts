@@ -70,8 +70,9 @@ async function runAsDaemon(options: UpOptions): Promise<void> {
 }
 
 async function startDaemon(options: UpOptions): Promise<void> {
-  const { directory, name, nodes, mesh } = options
-  const args = [program, 'up', directory, '--name', name, '--nodes', String(nodes), ...(mesh ? [] : ['--no-mesh']), '--foreground']
+  const { directory, name, nodes, mesh, publish } = options
+  const published = publish.flatMap(({ namespace, name: gateway, port, hostPort }) => ['--publish', `${namespace}/${gateway}${port === undefined ? '' : `:${port}`}=${hostPort}`])
+  const args = [program, 'up', directory, '--name', name, '--nodes', String(nodes), ...(mesh ? [] : ['--no-mesh']), ...published, '--foreground']
   const child = spawn(process.execPath, args, { detached: true, stdio: ['ignore', 'ignore', 'ignore', 'ipc'] })
   const word = await new Promise<unknown>((resolve, reject) => {
     child.once('message', resolve)

@@ -10,6 +10,7 @@ import { policiesCommand, servicesCommand, workloadsCommand } from '../cli/mesh-
 import { execCommand, logsCommand, runCommand } from '../cli/pods.ts'
 import { replaceZtunnelCommand } from '../cli/replace-ztunnel.ts'
 import { statusCommand } from '../cli/status.ts'
+import { waypointCommand } from '../cli/waypoint.ts'
 import { downCommand, upCommand } from '../cli/up.ts'
 import { describeError } from '../core/errors.ts'
 import { surveyHost } from '../kernel/host-facts.ts'
@@ -26,6 +27,7 @@ const program = new Command('sidestep')
   .addCommand(policiesCommand())
   .addCommand(connectionsCommand())
   .addCommand(certsCommand())
+  .addCommand(waypointCommand())
   .addCommand(authzCommand())
   .addCommand(logLevelCommand())
   .addCommand(replaceZtunnelCommand())

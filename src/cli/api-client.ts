@@ -4,8 +4,8 @@ import { request, type IncomingMessage } from 'node:http'
 import type { z } from 'zod'
 import { errorCodes, MeshError, type ErrorCode } from '../core/errors.ts'
 import {
-  apiErrorSchema, execPlanSchema, localApiSocket, localStatusSchema, runResultSchema,
-  type ExecPlan, type ExecRequest, type LocalStatus, type RunRequest, type RunResult,
+  apiErrorSchema, applyResultSchema, execPlanSchema, localApiSocket, localStatusSchema, runResultSchema,
+  type ApplyResult, type ExecPlan, type ExecRequest, type LocalStatus, type RunRequest, type RunResult,
 } from '../model/local-status.ts'
 
 const maxAnswerBytes = 64 << 20
@@ -51,6 +51,20 @@ export class ApiClient {
 
   async removePod({ namespace, name }: PodName): Promise<void> {
     await drain(await this.#open('DELETE', `/pods?${new URLSearchParams({ namespace, name })}`))
+  }
+
+  /** BAD_MANIFEST names the first mistake; nothing is applied then. */
+  apply(manifest: string): Promise<ApplyResult> {
+    return this.#json(applyResultSchema, 'POST', '/apply', { manifest })
+  }
+
+  /** `key` is `Kind namespace/name`. NOT_FOUND where it was not applied. */
+  async unapply(key: string): Promise<void> {
+    await drain(await this.#open('DELETE', `/applied?${new URLSearchParams({ key })}`))
+  }
+
+  async restartGateway({ namespace, name }: PodName): Promise<void> {
+    await drain(await this.#open('POST', `/restart-gateway?${new URLSearchParams({ namespace, name })}`))
   }
 
   /** Resolves when the successor serves; the predecessor may go on for as long as its connections do. */

@@ -41,7 +41,7 @@ export function demoCommand(control: LocalControl, tools: DemoTools, examples: s
       if (copy !== undefined) cpSync(join(examples, 'shop'), copy, { recursive: true })
       print(`starting the example shop from ${join(examples, 'shop')} as mesh ${name}`)
       try {
-        await control.startDaemon({ directory, name, nodes: 2, mesh: true })
+        await control.startDaemon({ directory, name, nodes: 2, mesh: true, publish: [] })
         const shop = new Shop({ name, directory, examples, tools })
         const status = await becomeReady(shop, interrupted.signal, print)
         if (!status) return

@@ -71,6 +71,14 @@ export function statusTable(status: LocalStatus, ztunnels: ReadonlyMap<string, Z
         service.namespace, service.name, service.ips.join(' ') || 'none', `${port.port}/${port.protocol}`, shorten(port.endpoints),
       ])),
     ),
+    table(
+      ['NAMESPACE', 'GATEWAY', 'ROLE', 'READY', 'FOR', 'USED BY', 'REASON'],
+      status.gateways.map((each) => [each.namespace, each.name, each.role, `${each.ready}/${each.replicas}`, each.serves || '-', shorten(each.usedBy), visible(each.reason)]),
+    ),
+    table(
+      ['PUBLISHED', 'LEADS TO', 'CONNECTIONS', 'STATE'],
+      status.published.map(({ address, gateway, port, connections, listening, because }) => [`http://${address}`, `${gateway}:${port}`, `${connections}`, listening ? 'listening' : visible(because)]),
+    ),
     ...(status.problems.length > 0 ? [['PROBLEMS', ...status.problems.map((p) => `  ${p.file}:${p.line}: ${p.reason}`)].join('\n')] : []),
     ...(status.notes.length > 0 ? [['NOTES', ...status.notes.map((p) => `  ${p.file}:${p.line}: ${p.reason}`)].join('\n')] : []),
   ]

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Command, InvalidArgumentError } from 'commander'
 import { MeshError } from '../core/errors.ts'
 import { localStateRoot, type LocalStatus } from '../model/local-status.ts'
+import { parsePublishOption, type PublishOption } from '../model/publish.ts'
 import { ApiClient } from './api-client.ts'
 import { nameOption } from './options.ts'
 import { statusTable } from './status.ts'
@@ -13,6 +14,7 @@ export interface UpOptions {
   readonly nodes: number
   readonly mesh: boolean
   readonly directory: string
+  readonly publish: readonly PublishOption[]
 }
 
 /** What the composition root can do with meshes. */
@@ -34,22 +36,24 @@ export function upCommand(control: LocalControl, print: (text: string) => void =
     .addOption(nameOption())
     .option('--nodes <count>', 'how many virtual nodes', wholeNumber, 2)
     .option('--no-mesh', 'run bare pods, without ztunnels')
+    .option('--publish <ingress>', 'NAMESPACE/GATEWAY[:PORT]=HOSTPORT: let a port of 127.0.0.1 here lead to an ingress; may be repeated', publishOption, [])
     .option('--foreground', 'stay attached and log to stdout; Ctrl-C ends the mesh')
     .option('--timeout <seconds>', 'how long to wait until everything is ready', wholeNumber, 60)
     .addHelpText('after', `
 It returns when everything is ready; the mesh goes on until \`sidestep down\`. Kinds: Namespace, ServiceAccount, Node, Pod,
-Deployment, Service, EndpointSlice, AuthorizationPolicy, PeerAuthentication, ServiceEntry, WorkloadEntry. A container's command is
-run as it is; images are ignored.
+Deployment, Service, EndpointSlice, AuthorizationPolicy, PeerAuthentication, ServiceEntry, WorkloadEntry, and those of docs/routing.md.
+A container's command is run as it is; images are ignored.
 
 Examples:
   sidestep up examples/shop
   sidestep up ./manifests --name second --nodes 3
+  sidestep up ./manifests --publish shop/ingress:80=8080
   sidestep up ./manifests --foreground`)
     .action(async (directory: string, options: Omit<UpOptions, 'directory'> & { foreground?: boolean; timeout: number }) => {
-      const { name, nodes, mesh } = options
-      if (options.foreground) return control.runForeground({ directory, name, nodes, mesh })
+      const { name, nodes, mesh, publish } = options
+      if (options.foreground) return control.runForeground({ directory, name, nodes, mesh, publish })
       print(`starting mesh ${name} with ${nodes} node${nodes === 1 ? '' : 's'}`)
-      await control.startDaemon({ directory, name, nodes, mesh })
+      await control.startDaemon({ directory, name, nodes, mesh, publish })
       const status = await waitForReady(new ApiClient(name), options.timeout * 1000, print)
       print(statusTable(status))
       if (!status.ready) {
@@ -98,4 +102,10 @@ function wholeNumber(text: string): number {
   const value = Number(text)
   if (!/^\d{1,6}$/.test(text) || value < 1) throw new InvalidArgumentError('expected a whole number from 1 on')
   return value
+}
+
+function publishOption(text: string, before: readonly PublishOption[]): readonly PublishOption[] {
+  const read = parsePublishOption(text)
+  if (!read) throw new InvalidArgumentError('expected NAMESPACE/GATEWAY[:PORT]=HOSTPORT')
+  return [...before, read]
 }

@@ -25,7 +25,7 @@ export function gatewayStatuses(
     return {
       namespace, name, role, serves: role === 'waypoint' ? labels[waypointForLabel] ?? labels['istio.io/waypoint-for'] ?? 'all' : '',
       file: manifest.origin.file === 'applied' ? '' : manifest.origin.file, line: manifest.origin.line,
-      replicas, ready, updated, reason: isOurs || ready > 0 ? reason : `${reason}; its Deployment is written by hand`, usedBy: [...users.get(id) ?? []],
+      replicas, ready, updated, pods: own.filter(({ phase }) => phase !== 'Terminating').length, reason: isOurs || ready > 0 ? reason : `${reason}; its Deployment is written by hand`, usedBy: [...users.get(id) ?? []],
     }
   }).sort((a, b) => (`${a.namespace}/${a.name}` < `${b.namespace}/${b.name}` ? -1 : 1))
 }

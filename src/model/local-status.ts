@@ -69,7 +69,10 @@ export const gatewayStatusSchema = z.object({
   line: z.int(),
   replicas: z.int(),
   ready: z.int(),
+  /** Of them all, ready or not, those that are as they should be now. */
   updated: z.int(),
+  /** While they are being replaced, more than are wanted. */
+  pods: z.int(),
   /** Why it has no pods that are ready; empty if it has. */
   reason: z.string(),
   /** Objects whose label asks for it, as `Kind namespace/name`: a wish, whether or not it is granted. */
