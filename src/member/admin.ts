@@ -105,10 +105,14 @@ export function metricsHandler(metrics: ProxyMetrics): Handler {
   return safely(answer)
 }
 
-/** `GET /healthz/ready`: 200 or 503, with a sentence of what is waited for. */
+/** `GET /healthz/ready`: 200 or 503, with a sentence of what is waited for. `GET /healthz/live`: 200 from whoever can still answer. */
 export function readinessHandler({ isReady }: Pick<CommonSource, 'isReady'>): Handler {
   return safely((request, response) => {
-    if (request.url !== '/healthz/ready' || (request.method !== 'GET' && request.method !== 'HEAD')) return answerJson(response, 404, { error: 'try GET /healthz/ready' })
+    const { url, method } = request
+    if ((url !== '/healthz/ready' && url !== '/healthz/live') || (method !== 'GET' && method !== 'HEAD')) {
+      return answerJson(response, 404, { error: 'try GET /healthz/ready or /healthz/live' })
+    }
+    if (url === '/healthz/live') return answerText(response, 200, 'text/plain; charset=utf-8', 'live\n')
     const { ready, waitingFor } = isReady()
     answerText(response, ready ? 200 : 503, 'text/plain; charset=utf-8', ready ? 'ready\n' : `waiting for ${waitingFor.join(' and for ') || 'its start to end'}.\n`)
   })

@@ -124,6 +124,7 @@ test('readiness says what it waits for', async () => {
   const waiting = await ask(ready)
   expect([waiting.status, waiting.body.toString()]).toEqual([503, 'waiting for the first answer of the control plane and for the node agent.\n'])
   expect(await json(readinessSchema, '/ready')).toEqual({ ready: false, waitingFor: source.waitingFor })
+  expect(await ask({ ...ready, path: '/healthz/live' })).toMatchObject({ status: 200 })
   expect((await ask({ ...ready, path: '/' })).status).toBe(404)
 })
 
