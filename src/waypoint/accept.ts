@@ -36,11 +36,13 @@ export function targetOf({ store, self, network }: AcceptFacts, authority: Autho
   if (!found) return refused('unknownDestination')
   if (found.t === 'workload') {
     const { workload } = found
-    return workload.waypoint && isBehind(workload.waypoint, self, store) ? { t: 'target', target: found } : refused('notBoundHere')
+    // Nor to itself or another of its kind, whatever is said of its namespace.
+    const isBound = workload.waypoint !== undefined && isBehind(workload.waypoint, self, store) && !isBehind(workload.waypoint, workload, store)
+    return isBound ? { t: 'target', target: found } : refused('notBoundHere')
   }
   const { service, port } = found
   const waypoints = [service.waypoint ?? [], ...(service.weightedWaypoints ?? []).map(({ destination }) => destination)].flat()
-  if (!waypoints.some((waypoint) => isBehind(waypoint, self, store))) return refused('notBoundHere')
+  if (self.services.has(serviceKey(service)) || !waypoints.some((waypoint) => isBehind(waypoint, self, store))) return refused('notBoundHere')
   return service.ports.some(({ servicePort }) => servicePort === port) ? { t: 'target', target: found } : refused('unknownPort')
 }
 
