@@ -217,7 +217,7 @@ export function admitsFamily({ ipFamilies }: Service, ip: string): boolean {
  * How well the place fits: the length of the longest prefix of preferences that match. NETWORK in the first place is special:
  * every endpoint of the own network goes before all others, which are still ranked by the remaining preferences.
  */
-function rankOf(workload: Workload, caller: CallerPlace, preferences: readonly Scope[]): number {
+export function rankOf(workload: Workload, caller: CallerPlace, preferences: readonly Scope[]): number {
   const isNetworkFirst = preferences[0] === 'network'
   const scopes = isNetworkFirst ? preferences.slice(1) : preferences
   const miss = scopes.findIndex((scope) => !matchesScope(scope, workload, caller))

@@ -47,6 +47,11 @@ export class FailFastQueue<T> {
     return 'queued'
   }
 
+  /** Who is next; it stays. */
+  peek(): T | undefined {
+    return this.#items[this.#head]?.item
+  }
+
   /** The next in order, when something can be sent. Progress, so the time until fail-fast starts anew. */
   take(nowMs: number): T | undefined {
     const next = this.#shift()

@@ -1,0 +1,103 @@
+// Makes the connection to one endpoint: through its tunnel or in plain TCP, and with TLS of our own on top where the policy asks for it.
+// For whom we connect stands in the CONNECT's headers. Keeps nothing.
+import { lookup } from 'node:dns'
+import { connect } from 'node:net'
+import type { LookupFunction, Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { canonicalIp } from '../../core/address.ts'
+import type { SocketAddr } from '../../core/address.ts'
+import { MeshError } from '../../core/errors.ts'
+import type { Identity } from '../../core/identity.ts'
+import type { ConnectHeaders } from '../../hbone/connect-headers.ts'
+import { dialTarget } from '../../hbone/dial.ts'
+import type { TraceParent } from '../../hbone/traceparent.ts'
+import type { Way } from './endpoint-facts.ts'
+import { originate } from './origination.ts'
+import type { TlsPolicy } from './origination.ts'
+import type { UpstreamParts } from './parts.ts'
+
+export interface ConnectPlan {
+  readonly way: Way
+  /** For whom; undefined for ourselves. */
+  readonly source: Identity | undefined
+  readonly tls: TlsPolicy | undefined
+  /** Of the server, where `tls` names none. */
+  readonly host: string
+  readonly protocol: 'http1' | 'http2' | 'opaque'
+  readonly timeoutMs: number
+  /** Of a connection that is one client's alone. */
+  readonly client?: SocketAddr | undefined
+  readonly traceParent?: TraceParent | undefined
+}
+
+/** Rejects with the MeshErrors of HbonePool.openTunnel, dialTarget or originate. */
+export async function connectTo(plan: ConnectPlan, parts: UpstreamParts, signal: AbortSignal): Promise<Duplex> {
+  const carrier = plan.way.t === 'tunnel' ? await openTunnel(plan, plan.way, parts, signal) : await dial(plan.way.to, plan.timeoutMs, parts, signal)
+  if (!plan.tls) return carrier
+  return await originate(carrier, { policy: plan.tls, host: plan.host, protocol: plan.protocol, secret: parts.secret }, signal)
+}
+
+async function openTunnel(plan: ConnectPlan, way: Way & { t: 'tunnel' }, parts: UpstreamParts, signal: AbortSignal): Promise<Duplex> {
+  const { tunnels, identity, sourceKey } = parts
+  if (!tunnels) throw new MeshError('CERTIFICATE_UNAVAILABLE', 'the endpoint is reached by a tunnel, and there are none without a control plane')
+  const headers: ConnectHeaders = {
+    ...(plan.source && { sourceIdentity: plan.source }),
+    ...(plan.client && { forwarded: { client: plan.client } }),
+    ...(plan.traceParent && { traceParent: plan.traceParent }),
+  }
+  const target = { source: identity, identities: way.identities, address: way.to, sourceKey }
+  const { stream } = await tunnels.openTunnel({ target, authority: way.authority, headers, signal })
+  return stream
+}
+
+function dial(to: SocketAddr, timeoutMs: number, parts: UpstreamParts, signal: AbortSignal): Promise<Socket> {
+  const call = parts.dial ?? dialHere
+  return dialTarget({ address: to }, { dial: ({ address }, given) => call(address, given), clock: parts.clock, timeoutMs, signal })
+}
+
+/** From this process's network namespace; names by the system's resolver. */
+export function dialHere({ ip, port }: SocketAddr, signal: AbortSignal): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ host: ip, port, allowHalfOpen: true, noDelay: true, autoSelectFamily: true, lookup: outsideOnly })
+    const finish = (error?: Error): void => {
+      signal.removeEventListener('abort', onAbort)
+      socket.off('error', finish)
+      socket.off('connect', onConnect)
+      if (!error) {
+        resolve(socket)
+        return
+      }
+      socket.on('error', () => {
+        // Told already.
+      })
+      socket.destroy()
+      reject(error)
+    }
+    const onConnect = (): void => finish()
+    const onAbort = (): void => finish(new MeshError('CLOSED', 'the dial was given up'))
+    socket.once('error', finish)
+    socket.once('connect', onConnect)
+    signal.addEventListener('abort', onAbort, { once: true })
+    if (signal.aborted) onAbort()
+  })
+}
+
+/** A name that somebody else owns must not lead to this pod itself, or to what answers on link-local addresses. */
+const outsideOnly: LookupFunction = (hostname, options, callback) => {
+  lookup(hostname, { ...options, all: true }, (error, found) => {
+    if (error) {
+      callback(error, '', 0)
+      return
+    }
+    const outside = found.filter(({ address }) => !isInside(address))
+    const [first] = outside
+    if (!first) callback(Object.assign(new Error(`${hostname} resolves to an address of this host only`), { code: 'EHOSTUNREACH' }), '', 0)
+    else if (options.all === true) callback(null, outside)
+    else callback(null, first.address, first.family)
+  })
+}
+
+function isInside(address: string): boolean {
+  const ip = canonicalIp(address) ?? address
+  return ip.startsWith('127.') || ip.startsWith('0.') || ip.startsWith('169.254.') || ip === '::1' || ip === '::' || /^fe[89ab]/.test(ip)
+}
