@@ -22,6 +22,8 @@ export function cutRequest(because: string, detail: Readonly<Record<string, unkn
 export class RequestBody extends Readable {
   readonly #source: Readable
   readonly #plan: BodyPlan
+  /** Sees each chunk as it comes, for who counts. */
+  tap: ((chunk: Buffer) => void) | undefined
   #isStarted = false
   #bytes = 0
   #isWaiting = false
@@ -109,6 +111,7 @@ export class RequestBody extends Readable {
     }
     this.#lastMs = this.#plan.clock.monotonicMs()
     this.#bytes += chunk.length
+    this.tap?.(chunk)
     if (this.push(chunk)) return
     this.#isWaiting = false
     this.#source.pause()
