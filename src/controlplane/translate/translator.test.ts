@@ -6,6 +6,7 @@ import type { RunningPod } from '../../model/running-pod.ts'
 import { anyObject, anyPod, fieldsOf, names, namespaces, object, tryObject } from './arbitraries.ts'
 import { defaultSettings } from './settings.ts'
 import { Translator } from './translator.ts'
+import { anyWaypointObject } from './waypoints/arbitraries.ts'
 
 type Step =
   | { readonly t: 'put'; readonly object: ManifestObject }
@@ -40,6 +41,11 @@ const split = (id: string): [string, string] => {
   const [namespace = '', name = ''] = id.split('/')
   return [namespace, name]
 }
+
+/** The same with what gateways are about. */
+const gatewayStep: fc.Arbitrary<Step> = fc.oneof(
+  { weight: 4, arbitrary: step }, { weight: 3, arbitrary: fc.record({ t: fc.constant('put' as const), object: anyWaypointObject }) },
+)
 
 function play(steps: readonly Step[]): { translator: Translator; facts: Facts; told: Map<string, unknown> } {
   const translator = new Translator(defaultSettings)
@@ -118,7 +124,7 @@ const resultOf = (translator: Translator): unknown => ({
 })
 
 describe('translation', () => {
-  test('comes to the same result by any way, and tells exactly the differences', () => {
+  test.each([['of ztunnels', step, 1500], ['of gateways', gatewayStep, 400]])('%s comes to the same result by any way, and tells exactly the differences', (_whose, step, numRuns) => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 30 }), fc.nat(), (steps, seed) => {
         const { translator, facts, told } = play(steps)
@@ -129,7 +135,7 @@ describe('translation', () => {
         ]
         expect(sorted(told)).toEqual(sorted(new Map<string, unknown>(all)))
       }),
-      { numRuns: 1500 },
+      { numRuns },
     )
   })
 
