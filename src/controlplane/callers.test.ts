@@ -4,13 +4,13 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { nativeTunnelLabel } from '../model/enrolment.ts'
+import { gatewayNameLabel } from '../model/gateway-labels.ts'
 import type { RunningPod } from '../model/running-pod.ts'
 import { temporaryDirectory } from '../pki/testing.ts'
 import { TokenIssuer, type TokenHolder } from '../pki/tokens.ts'
 import type { Admission, Admitted } from '../xds/server-options.ts'
 import { admitToAuthority, admitToDiscovery, callerCheck, mayBeNode, signingRule, type CallerVerdict } from './callers.ts'
 import { gatewayPodOf, type RunningPods } from './gateway-pods.ts'
-import { gatewayNameLabel } from './translate/routes/bindings.ts'
 
 const labels = { [gatewayNameLabel]: 'way', [nativeTunnelLabel]: 'http' }
 const way: RunningPod = {

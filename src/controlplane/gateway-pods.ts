@@ -2,11 +2,11 @@
 // from what whoever runs pods tells, never from what the caller says of itself.
 import { isDeepStrictEqual } from 'node:util'
 import { hasNativeTunnel } from '../model/enrolment.ts'
+import { gatewayNameLabel } from '../model/gateway-labels.ts'
 import type { RunningPod } from '../model/running-pod.ts'
 import type { GatewayName } from '../model/waypoint-config.ts'
 import type { TokenHolder, TokenPod } from '../pki/tokens.ts'
 import type { PodListener, PodSource } from './pod-source.ts'
-import { gatewayNameLabel } from './translate/routes/bindings.ts'
 
 /** `namespace/name` to pod, as RuntimeFacts has them. */
 export type RunningPods = ReadonlyMap<string, RunningPod>
