@@ -1,6 +1,7 @@
 // What runs in the pods of a local mesh's Gateways: our proxy with this Node, the environment by which it knows who it is, and the
 // few directories that it may see. The objects around it are model/gateway-objects.ts; nothing is started here.
-import { mkdirSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { GatewayRun } from '../model/gateway-objects.ts'
@@ -13,7 +14,8 @@ import { carryingFlags, controlPlaneName, controlPlanePort } from './ztunnel-pro
 const defaultCommand = (): string[] => [process.execPath, ...carryingFlags, fileURLToPath(new URL('../bin/waypoint.ts', import.meta.url))]
 
 /** Where its pod sees them; all else below is hidden from pods. */
-const inside = { trust: join(stateRoot, 'trust'), token: join(stateRoot, 'token'), state: join(stateRoot, 'state') } as const
+const inside = { trust: join(stateRoot, 'trust'), token: join(stateRoot, 'token'), shared: join(stateRoot, 'shared'), state: join(stateRoot, 'state') } as const
+const sessionKeys = 'session.keys'
 
 /** For each pod of that Gateway. `command` stands in for our own. */
 export function gatewayRun({ metadata: { namespace, name } }: GatewayManifest, command: readonly string[] = defaultCommand()): GatewayRun {
@@ -38,20 +40,34 @@ export function gatewayRun({ metadata: { namespace, name } }: GatewayManifest, c
       { name: 'SIDESTEP_TOKEN_FILE', value: join(inside.token, 'token') },
       { name: 'SIDESTEP_ROOTS_FILE', value: join(inside.trust, 'roots.pem') },
       { name: 'SIDESTEP_CRL_FILE', value: join(inside.trust, 'crl.pem') },
+      { name: 'SIDESTEP_SESSION_KEY_FILE', value: join(inside.shared, sessionKeys) },
       { name: 'SIDESTEP_STATE_DIRECTORY', value: inside.state },
       { name: 'SIDESTEP_ADMIN_SOCKET', value: join(inside.state, 'admin.sock') },
     ],
   }
 }
 
-/** Makes what a Gateway's pod sees of the mesh's directory: the roots, its own token, and a place of its own. */
-export function gatewayDirectories(paths: StatePaths, pod: { readonly namespace: string; readonly name: string; readonly uid: string }): NonNullable<SandboxOptions['shows']> {
-  const token = paths.podToken(pod.namespace, pod.name)
-  const state = paths.podState(pod.uid)
-  for (const directory of [token, state]) mkdirSync(directory, { recursive: true, mode: 0o700 })
+interface GatewayPod {
+  readonly namespace: string
+  readonly name: string
+  readonly uid: string
+  /** `namespace/name` of the Gateway. */
+  readonly gateway: string
+}
+
+/** Makes what a Gateway's pod sees of the mesh's directory: the roots, its own token, keys that it shares with the others, and a place of its own. */
+export function gatewayDirectories(paths: StatePaths, { namespace, name, uid, gateway }: GatewayPod): NonNullable<SandboxOptions['shows']> {
+  const [token, shared, state] = [paths.podToken(namespace, name), paths.gatewayState(gateway), paths.podState(uid)]
+  for (const directory of [token, shared, state]) mkdirSync(directory, { recursive: true, mode: 0o700 })
+  const keys = join(shared, sessionKeys)
+  if (!existsSync(keys)) {
+    writeFileSync(`${keys}.new`, `${randomBytes(32).toString('base64url')}\n`, { mode: 0o600 })
+    renameSync(`${keys}.new`, keys)
+  }
   return [
     { source: paths.trust, target: inside.trust, isWritable: false },
     { source: token, target: inside.token, isWritable: false },
+    { source: shared, target: inside.shared, isWritable: false },
     { source: state, target: inside.state, isWritable: true },
   ]
 }

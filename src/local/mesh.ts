@@ -109,7 +109,7 @@ export class LocalMesh {
         dial: (netns, host, port, timeoutMs) => this.#dialer.dial(netns, host, port, timeoutMs),
         hostPath: this.#hostPath,
         hostResolvConf: hostResolvConf(),
-        shows: (pod) => (this.#desired.generated.deployments.has(pod.owner ?? '') ? gatewayDirectories(paths, pod) : undefined),
+        shows: ({ owner = '', ...pod }) => (this.#desired.generated.deployments.has(owner) ? gatewayDirectories(paths, { ...pod, gateway: owner }) : undefined),
         mayStart: (pod) => this.#capture.mayStart(pod),
       },
       onChange: () => this.#schedule(),

@@ -37,6 +37,8 @@ export interface StatePaths {
   podToken(namespace: string, name: string): string
   /** What such a pod keeps over restarts of its process. */
   podState(uid: string): string
+  /** What all pods of one Gateway share: the keys of clients' sessions. `id` is its `namespace/name`. */
+  gatewayState(id: string): string
   /** What a ztunnel keeps over its restarts. */
   nodeState(node: string): string
   agentSocket(node: string): string
@@ -68,6 +70,7 @@ export function statePaths(name: string): StatePaths {
     tokenFile: (node) => join(root, 'tokens', `${node}.token`),
     podToken: (namespace, pod) => join(root, 'tokens', 'pods', namespace, pod),
     podState: (uid) => join(root, 'pods', uid, 'state'),
+    gatewayState: (id) => join(root, 'gateways', id),
     nodeState: (node) => join(root, 'nodes', node),
     agentSocket: (node) => join(root, `${node}-agent.sock`),
     adminSocket: (node) => join(root, `${node}-ztunnel.sock`),

@@ -88,10 +88,12 @@ test('its process knows who it is, and sees the roots, its own token and its own
   const { env, root, token, state, roots, isWritable } = await tell(hostPort)
   const [name = ''] = podsOf('ingress')
   expect(env).toMatchObject({ SIDESTEP_GATEWAY: 'shop/ingress', SIDESTEP_POD_NAME: name, SIDESTEP_POD_NAMESPACE: 'shop', SIDESTEP_INSTANCE_IP: mesh.pod('shop', name).facts.ips[0] })
-  expect([root.sort(), state, roots, isWritable]).toEqual([['state', 'token', 'trust'], [], '-----BEGIN CERTIFICATE-----', false])
+  expect([root.sort(), state, roots, isWritable]).toEqual([['shared', 'state', 'token', 'trust'], [], '-----BEGIN CERTIFICATE-----', false])
   expect(Array.isArray(token)).toBe(true)
   const other = await mesh.exec('shop', podsOf('waypoint')[0] ?? '', undefined, ['sh', '-c', 'echo $SIDESTEP_LOG_LEVEL; touch /run/sidestep/state/mine; ls /run/sidestep/state'])
   expect(other.stdout).toBe('debug\nmine\n')
+  const keys = ['ingress', 'waypoint'].map((gateway) => readFileSync(join(statePaths(mesh.name).gatewayState(`shop/${gateway}`), 'session.keys'), 'utf8'))
+  expect(new Set(keys.map((text) => text.trim()).filter((text) => text.length > 30)).size).toBe(2)
   expect(existsSync(join(statePaths(mesh.name).podState(mesh.pod('shop', podsOf('waypoint')[0] ?? '').options.uid), 'mine'))).toBe(true)
 })
 
