@@ -5,14 +5,14 @@ import type { Logger } from '../core/log.ts'
 import type { NamespacedHostname, Service } from '../model/workload.ts'
 import { LocalLimiter } from '../policy/l7/rate-limit.ts'
 import type { Chains, ConnectionContext } from './context.ts'
-import { ResponseCache } from './filters/cache.ts'
+import { CountedCache, CountedLimits, countedAuthorizer, countedFetch } from './filters/counted.ts'
+import type { FilterCounters } from './filters/counted.ts'
 import { makeExternalAuthorizer } from './filters/external-authorization.ts'
 import { IssuerKeys } from './filters/jwks.ts'
 import { TokenVerifier } from './filters/jwt.ts'
 import { makeMeshCaller } from './filters/mesh-call.ts'
 import { meshFirst } from './filters/mesh-fetch.ts'
 import { OutsideFetch } from './filters/outside-fetch.ts'
-import { RateLimits } from './filters/rate-limit.ts'
 import { RedisLimitStore } from './filters/redis-store.ts'
 import type { Forwarder } from './forwarding.ts'
 import type { Handler } from './http/message.ts'
@@ -51,6 +51,7 @@ export interface PhaseSurroundings {
   readonly own: () => Identity | undefined
   readonly settings: PhaseSettings
   readonly log: Logger
+  readonly counters: FilterCounters
 }
 
 export interface ComposedPhases {
@@ -60,23 +61,23 @@ export interface ComposedPhases {
   close(): Promise<void>
 }
 
-export function composePhases({ chains, forwarder, records, serviceOf, clock, random, own, settings, log }: PhaseSurroundings): ComposedPhases {
+export function composePhases({ chains, forwarder, records, serviceOf, clock, random, own, settings, log, counters }: PhaseSurroundings): ComposedPhases {
   const { limitStoreUrl, limitStoreTimeoutMs, trustedForwarders, trustedHops } = settings
   const outside = new OutsideFetch({ mayReachLocal: settings.mayFetchLocally })
   const call = makeMeshCaller({ forwarder, clock, own })
   const keys = new IssuerKeys({
-    clock, fetch: meshFirst({ call, serviceOf, outside: outside.fetch }),
+    clock, fetch: countedFetch(meshFirst({ call, serviceOf, outside: outside.fetch }), counters),
     onFailure: (issuer, error) => log.warn({ issuer, code: error.code, because: error.message }, 'keys of an issuer not fetched'),
   })
   const limiter = new LocalLimiter({ maxKeys: settings.limitKeys })
   const store = limitStoreUrl === undefined ? undefined : new RedisLimitStore({
     url: limitStoreUrl, onChange: (isThere, because) => (isThere ? log.info('limit store connected') : log.warn({ because }, 'limit store away')),
   })
-  const limits = new RateLimits({ clock, limiter, storeTimeoutMs: limitStoreTimeoutMs, ...(store && { store }) })
-  const cache = new ResponseCache({ clock, maxBytes: settings.cacheBytes })
+  const limits = new CountedLimits({ clock, limiter, storeTimeoutMs: limitStoreTimeoutMs, ...(store && { store }) }, counters)
+  const cache = new CountedCache({ clock, maxBytes: settings.cacheBytes }, counters)
   const handler = makeHandler({
     chains, forwarder, records, serviceOf, clock, random, limits, cache, identity: { own, trustedForwarders, trustedHops },
-    tokens: new TokenVerifier({ keys, clock }), external: makeExternalAuthorizer({ call, serviceOf, own, clock }),
+    tokens: new TokenVerifier({ keys, clock }), external: countedAuthorizer(makeExternalAuthorizer({ call, serviceOf, own, clock }), counters),
   })
   return {
     handler,

@@ -27,6 +27,7 @@ import type { Upstream } from '../http/forward.ts'
 import { HttpFront } from '../http/serve.ts'
 import { dial, listen } from '../http/testing.ts'
 import type { ExchangeEnd, ExchangeReason, LiveRecord } from '../record.ts'
+import { WaypointMetrics } from '../telemetry/metrics.ts'
 
 export interface SeenRecord {
   rule: string | undefined
@@ -129,7 +130,7 @@ export async function startWorld(parts: WorldParts, backings: readonly Backing[]
     plans.push(plan)
     return world.intercept?.(plan)
   }, (plan, body) => mirrored.push({ plan, body: body && Buffer.from(body).toString() }))
-  const phases = composePhases({
+  const phases = composePhases({ counters: new WaypointMetrics(),
     chains, forwarder, clock: parts.clock ?? systemClock, random: parts.random ?? Math.random, own: () => waypointIdentity, log: silentLogger,
     serviceOf: (name) => services.find((service) => serviceKey(service) === serviceKey(name)),
     records: { begin: () => recordInto(records), carry: () => recordInto(records) },

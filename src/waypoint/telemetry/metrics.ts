@@ -2,6 +2,7 @@
 // queues and dependencies, which is what tells an overload from a slow backend. Words in labels are of closed sets or bounded.
 import type { BoundedCounter } from '../../member/telemetry/bounded-counter.ts'
 import { ProxyMetrics } from '../../member/telemetry/metrics.ts'
+import type { FilterCounters } from '../filters/counted.ts'
 import type { Refusal } from '../http/message.ts'
 import type { ExchangeReason } from '../record.ts'
 import type { UpstreamEvent, ClusterStats, UpstreamEvents } from '../upstream/events.ts'
@@ -36,7 +37,7 @@ const gaugeHelp: Readonly<Record<keyof WaypointGauges, readonly [name: string, h
 
 type Cluster = 'destination_service' | 'port'
 
-export class WaypointMetrics extends ProxyMetrics {
+export class WaypointMetrics extends ProxyMetrics implements FilterCounters {
   readonly #requests: RequestMetrics
   readonly #answered: BoundedCounter<'because'>
   readonly #unread: BoundedCounter<'because'>
@@ -65,7 +66,7 @@ export class WaypointMetrics extends ProxyMetrics {
     this.#faults = this.counter('sidestep_faults_injected_total', 'Requests that a fault rule delayed or ended', ['kind'])
     this.#policyHits = this.counter('sidestep_policy_hits_total', 'Requests that an audit or dry-run policy matched', ['policy', 'as'], 1_000)
     this.#upstream = new UpstreamCounters(this)
-    for (const result of ['hit', 'stale', 'revalidated', 'miss', 'shared']) this.#cache.inc({ result }, 0)
+    for (const result of ['hit', 'miss']) this.#cache.inc({ result }, 0)
     this.gauge('sidestep_requests_in_flight', 'Requests that are being answered', () => this.#inFlight)
     this.gauge('sidestep_connections_carried', 'Connections that are carried as they are', () => this.#carried)
   }
@@ -91,16 +92,16 @@ export class WaypointMetrics extends ProxyMetrics {
     this.#unread.inc({ because })
   }
 
-  cache(result: 'hit' | 'stale' | 'revalidated' | 'miss' | 'shared'): void {
+  cache(result: 'hit' | 'miss'): void {
     this.#cache.inc({ result })
   }
 
   /** `policy`: key of the object. */
-  rateLimit(policy: string, result: 'allowed' | 'limited'): void {
+  rateLimit(policy: string, result: 'allowed' | 'refused'): void {
     this.#rateLimits.inc({ policy, result })
   }
 
-  limitStore(result: 'ok' | 'failed' | 'timeout'): void {
+  limitStore(result: 'ok' | 'failed'): void {
     this.#limitStore.inc({ result })
   }
 
@@ -108,7 +109,7 @@ export class WaypointMetrics extends ProxyMetrics {
     this.#keys.inc({ result })
   }
 
-  providerAsked(provider: string, result: 'allowed' | 'denied' | 'away'): void {
+  providerAsked(provider: string, result: 'allowed' | 'refused' | 'away'): void {
     this.#providers.inc({ provider, result })
   }
 

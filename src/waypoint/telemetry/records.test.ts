@@ -209,10 +209,10 @@ function everything(): void {
   metrics.watch({ httpConnections: () => 1, chains: () => 2, cacheEntries: () => 3, cacheBytes: () => 4, learnedDestinations: () => 5 })
   metrics.unread({ status: 400, because: 'badFraming' })
   metrics.cache('hit')
-  metrics.rateLimit('RateLimitPolicy shop/a"b\\c\nd', 'limited')
-  metrics.limitStore('timeout')
+  metrics.rateLimit('RateLimitPolicy shop/a"b\\c\nd', 'refused')
+  metrics.limitStore('failed')
   metrics.keysFetched('failed')
-  metrics.providerAsked('opa', 'denied')
+  metrics.providerAsked('opa', 'refused')
 }
 
 test('saturation and dependencies, in both forms of the text', async () => {
