@@ -182,7 +182,8 @@ class Attempt implements Dispatcher.DispatchHandler {
     const code = 'code' in error ? error.code : undefined
     if (code === 'UND_ERR_REQ_CONTENT_LENGTH_MISMATCH' || (this.#request.body && this.#request.body.errored === error)) return 'cancelled'
     if (error instanceof NotMade || !this.#isBegun) return 'connectFailure'
-    return code === 'UND_ERR_HEADERS_OVERFLOW' || String(code).startsWith('HPE_') ? 'badAnswer' : 'reset'
+    // undici's parser errors do not all have a code.
+    return code === 'UND_ERR_HEADERS_OVERFLOW' || error.name === 'HTTPParserError' ? 'badAnswer' : 'reset'
   }
 
   /** In undici's queue a request cannot be reached; it is dropped when its turn comes, and reported now. */
