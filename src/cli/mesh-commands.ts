@@ -29,8 +29,8 @@ export function workloadsCommand(output: Output = standardOutput): Command {
   return listCommand<WorkloadView>({
     command: 'workloads', description: 'show the workloads that the ztunnels know', schema: workloadViewSchema, key: ({ uid }) => uid,
     head: ['NAMESPACE', 'WORKLOAD', 'IP', 'NODE', 'PROTOCOL', 'SERVICE ACCOUNT', 'HEALTHY', 'POLICIES', 'WAYPOINT'],
-    row: ({ namespace, name, ips, node, tunnelProtocol, identity, healthy, policies, waypoint }) => [
-      namespace, name, ips[0] ?? 'none', node, tunnelProtocol === 'none' ? 'tcp' : tunnelProtocol, identity.split('/sa/')[1] ?? identity, healthy ? 'yes' : 'no', `${policies.length}`, waypoint || 'none',
+    row: ({ namespace, name, ips, node, tunnelProtocol, identity, healthy, policies, waypoint, waypointState }) => [
+      namespace, name, ips[0] ?? 'none', node, tunnelProtocol === 'none' ? 'tcp' : tunnelProtocol, identity.split('/sa/')[1] ?? identity, healthy ? 'yes' : 'no', `${policies.length}`, waypointText(waypoint, waypointState),
     ],
   }, output)
 }
@@ -39,9 +39,9 @@ export function servicesCommand(output: Output = standardOutput): Command {
   return listCommand<ServiceView>({
     command: 'services', description: 'show the services that the ztunnels know', schema: serviceViewSchema, key: ({ namespace, hostname }) => `${namespace}/${hostname}`,
     head: ['NAMESPACE', 'SERVICE', 'ADDRESS', 'PORTS', 'ENDPOINTS', 'LOAD BALANCING', 'WAYPOINT'],
-    row: ({ namespace, hostname, name, addresses, ports, endpoints, loadBalancing, sessionAffinity, waypoint }) => [
+    row: ({ namespace, hostname, name, addresses, ports, endpoints, loadBalancing, sessionAffinity, waypoint, waypointState }) => [
       namespace, hostname.startsWith(`${name}.${namespace}.`) ? name : hostname, addresses.join(' ') || 'none', ports.map(({ servicePort, targetPort }) => (servicePort === targetPort ? `${servicePort}` : `${servicePort}>${targetPort}`)).join(' '),
-      `${endpoints.filter(({ healthy }) => healthy).length}/${endpoints.length}`, [loadBalancing, sessionAffinity].filter((text) => text !== '').join(', ') || 'any', waypoint || 'none',
+      `${endpoints.filter(({ healthy }) => healthy).length}/${endpoints.length}`, [loadBalancing, sessionAffinity].filter((text) => text !== '').join(', ') || 'any', waypointText(waypoint, waypointState),
     ],
   }, output)
 }
@@ -55,6 +55,13 @@ export function policiesCommand(output: Output = standardOutput): Command {
       unsupported === '' ? (dryRun ? 'dry run: decides nothing' : '') : `refuses: ${unsupported}`,
     ],
   }, output)
+}
+
+const waypointStates: Readonly<Record<string, string>> = { notReady: ' (not ready: refused)', unknown: ' (unknown: refused)', skipped: ' (not ready: skipped)' }
+
+/** With what is to be known of it beside that it is there. */
+function waypointText(waypoint: string, state: string): string {
+  return waypoint === '' ? 'none' : `${waypoint}${waypointStates[state] ?? ''}`
 }
 
 function listCommand<T extends { readonly namespace: string }>(listing: Listing<T>, output: Output): Command {

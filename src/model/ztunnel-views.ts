@@ -5,12 +5,16 @@ import { z } from 'zod'
 const locality = z.object({ region: z.string(), zone: z.string(), subzone: z.string() })
 const ports = z.array(z.object({ servicePort: z.int(), targetPort: z.int(), appProtocol: z.string() }))
 
+/** `ready`, `notReady`, `unknown`, or `skipped`: not ready, and its owner lets connections past it. Empty without a waypoint. */
+const waypointState = z.string().default('')
+
 export const workloadViewSchema = z.object({
   uid: z.string(), namespace: z.string(), name: z.string(), ips: z.array(z.string()), network: z.string(), node: z.string(),
   clusterId: z.string(), identity: z.string(), tunnelProtocol: z.string(), healthy: z.boolean(), hostNetwork: z.boolean(),
   workloadType: z.string(), workloadName: z.string(), canonicalName: z.string(), canonicalRevision: z.string(), capacity: z.int(), locality,
   /** `host:port`; empty without one. */
   waypoint: z.string(),
+  waypointState,
   policies: z.array(z.string()),
   services: z.record(z.string(), ports),
 })
@@ -22,6 +26,7 @@ export const serviceViewSchema = z.object({
   addresses: z.array(z.string()),
   ports, subjectAltNames: z.array(z.string()),
   waypoint: z.string(),
+  waypointState,
   loadBalancing: z.string(),
   sessionAffinity: z.string(),
   ipFamilies: z.string(),
@@ -52,7 +57,8 @@ export const connectionViewSchema = z.object({
   direction: z.enum(['outbound', 'inbound']),
   /** `namespace/name` of the pod on this node. */
   pod: z.string(),
-  source: end,
+  /** `via`: the waypoint that spoke for it. */
+  source: end.extend({ via: z.string().optional() }),
   destination: end.extend({ hboneAddr: z.string().optional(), service: z.string().optional() }),
   /** From the source to the destination, so far, and back. */
   bytesSent: z.int(), bytesReceived: z.int(),

@@ -23,6 +23,19 @@ function identitiesBehind({ destination }: GatewayAddress, { namespace }: Worklo
   return workload ? new Set([workloadIdentity(workload)]) : nobody
 }
 
+/** `unknown`: nobody has ever said what is there, or does not any more. */
+export type WaypointState = 'ready' | 'notReady' | 'unknown'
+
+/** Whether connections can go through it now, as far as the mesh says; `namespace` is that of who asks. */
+export function waypointState({ destination }: GatewayAddress, namespace: string, store: WorkloadStore): WaypointState {
+  const service = destination.kind === 'hostname'
+    ? store.service(serviceKey(destination.name))
+    : store.services.byExactAddress(destination.address.network, destination.address.ip, namespace)
+  if (service) return store.endpoints(serviceKey(service)).length > 0 ? 'ready' : 'notReady'
+  const workload = destination.kind === 'address' ? store.workloadByIp(destination.address.network, destination.address.ip) : undefined
+  return workload ? (workload.isHealthy ? 'ready' : 'notReady') : 'unknown'
+}
+
 function waypointsOf({ waypoint, weightedWaypoints = [] }: Service): readonly GatewayAddress[] {
   return [...(waypoint ? [waypoint] : []), ...weightedWaypoints.map(({ destination }) => destination)]
 }

@@ -7,12 +7,13 @@ import { formatIdentity, parseIdentity } from '../core/identity.ts'
 import type { Identity } from '../core/identity.ts'
 import type { WorkloadStore } from '../model/workload-store.ts'
 import { serviceKey } from '../model/workload.ts'
-import type { Service, Workload } from '../model/workload.ts'
+import type { GatewayAddress, Service, Workload } from '../model/workload.ts'
 import type { ExplainAnswer, ExplainRequest } from '../model/ztunnel-views.ts'
 import { resolveDestination } from '../policy/destination.ts'
 import { egressVerdict, leavesMesh } from '../policy/egress.ts'
 import { explain } from '../policy/rbac-explain.ts'
 import type { Rbac } from '../policy/rbac.ts'
+import { bypassedWaypoint, waypointName, waypointState } from '../policy/waypoint-binding.ts'
 
 /** A mesh of 50,000 endpoints behind one name is judged by so many of them. */
 const maxEndpoints = 100
@@ -113,15 +114,16 @@ function toService(parts: ExplainParts, client: Client, service: Service, asked:
   if (port === undefined) return unknown('portNeeded', `cannot tell: ${service.hostname} has the ports ${service.ports.map(({ servicePort }) => servicePort).join(', ')}; say which with --port`)
   const endpoints = parts.store.endpoints(serviceKey(service))
   const head = `${service.hostname}:${port} is a service with ${endpoints.length} endpoint(s)`
-  const route = client.workload && routeTo(parts.store, client.workload, service.addresses[0]?.ip, port)
-  if (route) return { ...route, lines: [...route.lines, head] }
+  const route = client.workload ? routeTo(parts.store, client.workload, service.addresses[0]?.ip, port) : waypointOf(parts.store, client, service, port)
+  if (route && route.because !== 'waypoint') return { ...route, lines: [...route.lines, head] }
   const answers = endpoints.slice(0, maxEndpoints).map(({ workload, ports }): ExplainAnswer => {
     const own = ports.find(({ servicePort }) => servicePort === port) ?? service.ports.find(({ servicePort }) => servicePort === port)
     const targetPort = own?.targetPort ?? 0
     return targetPort === 0
       ? unknown('noSuchPort', `cannot tell: ${workload.namespace}/${workload.name} does not serve port ${port}`)
-      : toWorkload(parts, client, workload, targetPort, [`${head}; ${workload.namespace}/${workload.name} serves it on port ${targetPort}`])
+      : toWorkload(parts, client, workload, targetPort, [`${head}; ${workload.namespace}/${workload.name} serves it on port ${targetPort}`], route !== undefined)
   })
+  if (route) return throughWaypoint(route, answers)
   const [first] = answers
   if (!first) return { answer: 'denied', because: 'noHealthyEndpoint', lines: [`REFUSED: ${head}, so nobody answers`] }
   const different = answers.find(({ answer }) => answer !== first.answer)
@@ -136,24 +138,63 @@ function routeTo(store: WorkloadStore, source: Workload, ip: string | undefined,
   const destination = resolveDestination({ source, original, store, random: () => 0 })
   if (leavesMesh(destination, source, store)) return leaving({ text: `${source.namespace}/${source.name}`, workload: source }, original)
   switch (destination.t) {
-    case 'refuse': return { answer: 'denied', because: destination.because, lines: [`REFUSED: at the source already: ${destination.because}`] }
-    case 'waypoint': return unknown('waypoint', `cannot tell: the waypoint ${destination.hop.workload.name} decides for ${formatAddr(original)}`)
+    case 'refuse': {
+      const { because, service, workload } = destination
+      return { answer: 'denied', because, lines: [`REFUSED: at the source already: ${because}`, ...waypointLines(store, service?.waypoint ?? workload?.waypoint, source)] }
+    }
+    case 'waypoint': {
+      const of = destination.of === 'service' ? destination.service : destination.workload
+      const name = of.waypoint ? waypointName(of.waypoint) : destination.hop.workload.name
+      return unknown('waypoint', `cannot tell: the waypoint ${name} decides for ${formatAddr(original)}`, ...waypointLines(store, of.waypoint, source))
+    }
     case 'gateway': return unknown('otherNetwork', `cannot tell: the destination is in network ${destination.remote.network}, whose ztunnels decide`)
     default: return undefined
   }
 }
 
+/** Of a client that is known by its identity only: whoever has one comes by way of the mesh. */
+function waypointOf(store: WorkloadStore, { identity }: Client, { waypoint, namespace, hostname }: Service, port: number): ExplainAnswer | undefined {
+  if (!identity || !waypoint) return undefined
+  return unknown('waypoint', `cannot tell: the waypoint ${waypointName(waypoint)} decides for ${hostname}:${port}`, ...waypointLines(store, waypoint, { namespace }))
+}
+
+function waypointLines(store: WorkloadStore, waypoint: GatewayAddress | undefined, { namespace }: Pick<Workload, 'namespace'>): string[] {
+  if (!waypoint) return []
+  const is = { ready: 'is ready', notReady: 'has no replica that is ready', unknown: 'is not there' }[waypointState(waypoint, namespace, store)]
+  return [`the waypoint ${waypointName(waypoint)} ${is}`]
+}
+
+/** The destination judges the client behind the waypoint, too: what all of it refuses, no waypoint can allow. */
+function throughWaypoint(route: ExplainAnswer, answers: readonly ExplainAnswer[]): ExplainAnswer {
+  const [first] = answers
+  const isRefused = first !== undefined && answers.every(({ answer }) => answer === 'denied')
+  return isRefused ? { ...first, lines: [...first.lines, ...route.lines.slice(1), 'whatever the waypoint says, since the pod itself refuses the client'] } : route
+}
+
 function toPod(parts: ExplainParts, client: Client, workload: Workload, port: number | undefined): ExplainAnswer {
   const route = client.workload && client.workload.uid !== workload.uid ? routeTo(parts.store, client.workload, workload.ips[0], port ?? 0) : undefined
+  if (route?.because === 'waypoint') return throughWaypoint(route, [toWorkload(parts, client, workload, port, [], true)])
   return route ?? toWorkload(parts, client, workload, port, [])
 }
 
-function toWorkload({ rbac }: ExplainParts, client: Client, workload: Workload, asked: number | undefined, head: readonly string[]): ExplainAnswer {
+/** What comes past the waypoint that the workload wants passed; undefined where there is none, or the client is it. */
+function pastWaypoint(store: WorkloadStore, client: Client, workload: Workload, port: number): ExplainAnswer | undefined {
+  const waypoint = bypassedWaypoint(client.identity, workload, port, store)
+  if (!waypoint) return undefined
+  const [name, lines] = [waypointName(waypoint), waypointLines(store, waypoint, workload)]
+  if (client.identity) return unknown('waypoint', `cannot tell: the waypoint ${name} decides, and nobody gets past it`, ...lines)
+  return { answer: 'denied', because: 'bypassedWaypoint', lines: [`REFUSED: ${workload.namespace}/${workload.name} is reached only through the waypoint ${name}, and ${client.text} is not in the mesh`, ...lines] }
+}
+
+/** `isThrough`: by way of a waypoint, which says for whom. */
+function toWorkload({ rbac, store }: ExplainParts, client: Client, workload: Workload, asked: number | undefined, head: readonly string[], isThrough = false): ExplainAnswer {
   const name = `${workload.namespace}/${workload.name}`
   if (workload.tunnelProtocol === 'none') {
     return { answer: 'allowed', because: 'notCaptured', lines: [`ALLOWED: ${name} is not in the mesh, so nothing is checked there`, ...head] }
   }
   if (client.workload?.uid === workload.uid) return { answer: 'allowed', because: 'toItself', lines: ['ALLOWED: a pod talks to itself without the mesh', ...head] }
+  const past = isThrough ? undefined : pastWaypoint(store, client, workload, asked ?? 0)
+  if (past) return { ...past, lines: [...past.lines, ...head] }
   const { policies } = rbac.inScope(workload)
   const matches = policies.flatMap(({ rules }) => rules.flat(2))
   const port = asked ?? 0

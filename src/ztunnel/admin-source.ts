@@ -3,12 +3,13 @@
 import type { Identity } from '../core/identity.ts'
 import type { Authorization } from '../model/authorization.ts'
 import type { Endpoint } from '../model/workload-store.ts'
-import type { Service, Workload } from '../model/workload.ts'
+import type { GatewayAddress, Service, Workload } from '../model/workload.ts'
 import type { ZtunnelState } from '../model/ztunnel-state.ts'
 import type { ConnectionView, ExplainAnswer, ExplainRequest } from '../model/ztunnel-views.ts'
 import type { CommonSource } from '../member/admin.ts'
 import type { SettingView } from '../member/settings.ts'
 import type { CertificateState } from '../pki/certificates.ts'
+import type { WaypointState } from '../policy/waypoint-binding.ts'
 
 /** What the config dump has beyond what the other methods give. */
 export interface DumpFacts {
@@ -27,6 +28,8 @@ export interface AdminSource extends CommonSource {
   /** WorkloadStore.endpoints(), by service key. */
   endpoints(serviceKey: string): readonly Endpoint[]
   policies(): Iterable<Authorization>
+  /** `waypointState` of policy/waypoint-binding.ts; may be called without the source. */
+  readonly waypointState: (waypoint: GatewayAddress, namespace: string) => WaypointState
   connections(): readonly ConnectionView[]
   /** CertificateManager.states(). Keys never leave: only what is public of a certificate is shown. */
   certificates(): readonly { readonly identity: Identity; readonly state: CertificateState }[]

@@ -11,20 +11,29 @@ import type { AdminSource } from './admin-source.ts'
 
 type CertificateFacts = ReturnType<AdminSource['certificates']>[number]
 
-export function workloadView(workload: Workload): WorkloadView {
+/** AdminSource.waypointState(). */
+type StateOf = AdminSource['waypointState']
+
+function stateText(stateOf: StateOf, { namespace, waypoint, waypointFailure }: Pick<Workload | Service, 'namespace' | 'waypoint' | 'waypointFailure'>): string {
+  if (!waypoint) return ''
+  const state = stateOf(waypoint, namespace)
+  return state !== 'ready' && waypointFailure === 'open' ? 'skipped' : state
+}
+
+export function workloadView(workload: Workload, stateOf: StateOf): WorkloadView {
   const { uid, namespace, name, ips, network, node, clusterId, tunnelProtocol, workloadType, workloadName, canonicalName, canonicalRevision, capacity } = workload
   return {
     uid, namespace, name, ips: [...ips], network, node, clusterId, identity: workloadIdentity(workload), tunnelProtocol, healthy: workload.isHealthy,
     hostNetwork: workload.isHostNetwork, workloadType, workloadName, canonicalName, canonicalRevision, capacity, locality: workload.locality,
-    waypoint: gatewayText(workload.waypoint), policies: [...workload.policies],
+    waypoint: gatewayText(workload.waypoint), waypointState: stateText(stateOf, workload), policies: [...workload.policies],
     services: Object.fromEntries([...workload.services].map(([key, ports]) => [key, ports.map(portView)])),
   }
 }
 
-export function serviceView(service: Service, endpoints: readonly Endpoint[]): ServiceView {
+export function serviceView(service: Service, endpoints: readonly Endpoint[], stateOf: StateOf): ServiceView {
   const { namespace, name, hostname, addresses, ports, subjectAltNames, waypoint, loadBalancing, sessionAffinity, ipFamilies } = service
   return {
-    namespace, name, hostname, ports: ports.map(portView), subjectAltNames: [...subjectAltNames], waypoint: gatewayText(waypoint), ipFamilies,
+    namespace, name, hostname, ports: ports.map(portView), subjectAltNames: [...subjectAltNames], waypoint: gatewayText(waypoint), waypointState: stateText(stateOf, service), ipFamilies,
     addresses: addresses.map(({ network, ip, prefixLength }) => `${network === '' ? '' : `${network}/`}${ip}${prefixLength === undefined ? '' : `/${prefixLength}`}`),
     loadBalancing: loadBalancing ? [loadBalancing.mode, ...loadBalancing.routingPreference].join(' ') : '',
     sessionAffinity: sessionAffinity?.kind ?? '',

@@ -7,6 +7,7 @@ import type { AdminPages, AdminServers, AdminServersOptions, Route } from '../me
 import { answerJson, answerStream, list } from '../member/admin-answers.ts'
 import type { Handler } from '../member/admin-listener.ts'
 import { serviceKey } from '../model/workload.ts'
+import type { Service, Workload } from '../model/workload.ts'
 import { explainRequestSchema } from '../model/ztunnel-views.ts'
 import type { AdminSource } from './admin-source.ts'
 import { certificateDump, certificateView, policyView, serviceView, workloadView } from './admin-views.ts'
@@ -23,10 +24,12 @@ export function adminHandler(source: AdminSource): Handler {
   return pagesHandler(source, pages)
 }
 
+const workloadViews = (source: AdminSource) => (workload: Workload) => workloadView(workload, source.waypointState)
+const serviceViews = (source: AdminSource) => (service: Service) => serviceView(service, source.endpoints(serviceKey(service)), source.waypointState)
+
 const gets: Readonly<Record<string, Route<AdminSource>>> = {
-  '/workloads': (source, _query, _request, response) => answerStream(response, list(source.workloads(), workloadView)),
-  '/services': (source, _query, _request, response) =>
-    answerStream(response, list(source.services(), (service) => serviceView(service, source.endpoints(serviceKey(service))))),
+  '/workloads': (source, _query, _request, response) => answerStream(response, list(source.workloads(), workloadViews(source))),
+  '/services': (source, _query, _request, response) => answerStream(response, list(source.services(), serviceViews(source))),
   '/policies': (source, _query, _request, response) => answerStream(response, list(source.policies(), policyView)),
   '/connections': (source, _query, _request, response) => answerStream(response, list(source.connections(), (connection) => connection)),
   '/certificates': (source, _query, _request, response) => answerStream(response, list(source.certificates(), certificateView)),
@@ -52,8 +55,8 @@ function configDump(source: AdminSource, _query: URLSearchParams, _request: Inco
   return answerStream(response, {
     version: value(version), config: value(config), state: value(state), staticConfig: value({}), stagedServices: value(stagedServices), workloadState: value(workloadState),
     certificates: list(source.certificates(), certificateDump),
-    workloads: list(source.workloads(), workloadView),
-    services: list(source.services(), (service) => serviceView(service, source.endpoints(serviceKey(service)))),
+    workloads: list(source.workloads(), workloadViews(source)),
+    services: list(source.services(), serviceViews(source)),
     policies: list(source.policies(), policyView),
   })
 }

@@ -6,6 +6,7 @@ import type { Service, Workload } from '../model/workload.ts'
 import type { ConnectionView } from '../model/ztunnel-views.ts'
 import type { CertificateState } from '../pki/certificates.ts'
 import { Rbac } from '../policy/rbac.ts'
+import { waypointState } from '../policy/waypoint-binding.ts'
 import { explainConnection } from './admin-explain.ts'
 import type { AdminSource } from './admin-source.ts'
 import { certificateSummary } from './admin-views.ts'
@@ -84,6 +85,7 @@ export function testSource(store: WorkloadStore, node = 'node-a', certificates: 
     }),
     isReady: () => ({ ready: source.waitingFor.length === 0, waitingFor: source.waitingFor }),
     workloads: () => store.workloads(), services: () => store.services.values(), endpoints: (key) => store.endpoints(key), policies: () => store.policies.values(),
+    waypointState: (waypoint, namespace) => waypointState(waypoint, namespace, store),
     connections: () => [connection], certificates: () => certificates,
     configDump: () => ({ version: '0.1.0', config: { node: { value: node, from: 'environment' } }, stagedServices: store.stagedServices() }),
     explain: (request) => explainConnection({ store, rbac }, request),

@@ -4,6 +4,7 @@ import { formatIdentity } from '../core/identity.ts'
 import type { XdsState } from '../xds/client-options.ts'
 import type { ConnectionView, LogLevelName } from '../model/ztunnel-views.ts'
 import type { ZtunnelState } from '../model/ztunnel-state.ts'
+import { waypointState } from '../policy/waypoint-binding.ts'
 import { explainConnection } from './admin-explain.ts'
 import { settingViews } from '../member/settings.ts'
 import type { AdminSource } from './admin-source.ts'
@@ -33,6 +34,7 @@ export function ztunnelSource(ztunnel: Ztunnel, { levels, version, quit }: Ztunn
     services: () => mesh.store.services.values(),
     endpoints: (key) => mesh.store.endpoints(key),
     policies: () => mesh.store.policies.values(),
+    waypointState: (waypoint, namespace) => waypointState(waypoint, namespace, mesh.store),
     connections: () => [...live.entries()].map(([id, connection]) => connectionView(id, connection, ztunnel)),
     certificates,
     configDump: () => ({ version, config: settingViews(configSchema, config, secretSettings), stagedServices: mesh.store.stagedServices() }),
@@ -71,7 +73,7 @@ function connectionView(id: number, connection: LiveConnection, { pods }: Ztunne
   const { sent, received } = connection.counts()
   return {
     id: String(id), direction, pod: pods.nameOf(podUid), protocol, reused: isReused, ageMs: Math.max(0, Date.now() - sinceMs),
-    source: { addr: formatAddr(sourceAddr), ...peerView(connection.source) },
+    source: { addr: formatAddr(sourceAddr), ...peerView(connection.source), ...(connection.via && { via: formatIdentity(connection.via) }) },
     destination: {
       addr: formatAddr(destinationAddr), ...peerView(connection.destination),
       ...(hboneAddr && { hboneAddr: formatAddr(hboneAddr) }), ...(service && { service: service.hostname }),
