@@ -57,6 +57,10 @@ export class CompiledChains implements Chains {
     this.#paths = paths
   }
 
+  get size(): number {
+    return this.#entries.size
+  }
+
   chainOf(target: Target): CompiledChain {
     const { version } = this.#resources
     const last = this.#byTarget.get(target)

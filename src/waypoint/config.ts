@@ -28,10 +28,16 @@ export const configSchema = z.strictObject({
   headMs: count(100, 600_000).default(15_000).describe('Milliseconds that a client may take for the head of a request.'),
   bodyIdleMs: count(100, 86_400_000).default(60_000).describe('Milliseconds between two pieces of a body that somebody waits for.'),
   idleMs: count(100, 86_400_000).default(300_000).describe('Milliseconds that a connection of a client stays open without a request.'),
+  trustedForwarders: z.string().max(65_536).default('').describe('Callers in the mesh whose word about their own clients is believed, such as an ingress: SPIFFE URIs, or beginnings of them with *, separated by commas.'),
   trustedHops: count(0, 16).default(0).describe('Proxies before an ingress whose X-Forwarded-For is believed: so many addresses from its end.'),
   proxyProtocol: z.enum(['off', 'optional', 'required']).default('off').describe('Whether connections to an ingress begin with a PROXY header, version 1 or 2: off, optional or required.'),
   proxyProtocolFrom: z.string().default('').describe('Addresses or ranges that may send one, separated by commas; empty for everybody.'),
   sessionKeyFile: z.string().default('').describe('Keys of sessions that all replicas share, a line each, the first signs; empty makes one that ends with this process.'),
+  cacheBytes: count(0, 68_719_476_736).default(67_108_864).describe('Bytes of answers that are kept where a CachePolicy asks for it; 0 keeps none.'),
+  limitKeys: count(1, 100_000_000).default(100_000).describe('Callers, addresses and the like whose rates are counted here at once.'),
+  limitStore: z.union([z.literal(''), z.string().regex(/^(rediss?:\/\/|unix:\/).+/, 'must be redis://, rediss:// or unix:/')]).default('').describe('Redis-compatible server that counts global rates for all replicas; empty for none. Shown nowhere.'),
+  limitStoreTimeoutMs: count(1, 60_000).default(100).describe('How long a request waits for that server.'),
+  mayFetchLocally: z.stringbool().default(false).describe('Whether keys of issuers may be fetched from addresses of this pod and of links.'),
   drainDelayMs: count(0, 600_000).default(1_000).describe('How long one that is told to end goes on taking connections, so that nobody is sent away who has not heard of it.'),
   drainSeconds: seconds(0, 31_536_000).default(25).describe('How long it then finishes what is under way; 0 sets no limit.'),
   ...adminSettings,
@@ -41,7 +47,7 @@ export const configSchema = z.strictObject({
 export type Config = Readonly<z.infer<typeof configSchema>>
 
 /** Settings whose value must not be shown, logged or dumped. */
-export const secretSettings: ReadonlySet<string> = new Set<keyof Config>(secretControlPlaneSettings)
+export const secretSettings: ReadonlySet<string> = new Set<keyof Config>([...secretControlPlaneSettings, 'limitStore'])
 
 export const variables = variablesOf(configSchema.shape)
 

@@ -11,10 +11,7 @@ import { watchEvents } from '../kernel/hook-events.ts'
 import { Netns } from '../kernel/netns.ts'
 import { Redirection } from '../kernel/redirection.ts'
 import { connectInNetns } from '../kernel/sockets.ts'
-import { formatIdentity } from '../core/identity.ts'
 import type { StoreChange } from '../model/workload-store.ts'
-import type { Workload } from '../model/workload.ts'
-import { workloadIdentity } from '../model/workload-store.ts'
 import { CaClient } from '../pki/ca-client.ts'
 import { AgentClient } from './agent-client.ts'
 import type { Config } from './config.ts'
@@ -24,6 +21,7 @@ import { NodeIdentities } from '../member/identities.ts'
 import { LiveConnections } from './live-connections.ts'
 import { MeshNames } from './mesh-names.ts'
 import { MeshState } from '../member/mesh-state.ts'
+import { retireStale } from '../member/stale-tunnels.ts'
 import { NameLookup } from './name-lookup.ts'
 import type { DnsQueryFacts } from './dns-proxy.ts'
 import { PodSet } from './pod-set.ts'
@@ -131,13 +129,7 @@ export class Ztunnel {
 
   #onMeshChange(changes: readonly StoreChange[]): void {
     this.pods.recheck(changes)
-    const gone = new Set<string>()
-    for (const change of changes) {
-      if (change.t === 'workloadRemoved') noteTunnels(gone, change.workload)
-      else if (change.t === 'workloadChanged' && (change.isAddressChanged || change.isIdentityChanged)) noteTunnels(gone, change.before)
-    }
-    if (gone.size === 0) return
-    this.pool?.evict(({ address, identities }) => identities.some((identity) => gone.has(`${address.ip} ${formatIdentity(identity)}`)))
+    if (this.pool) retireStale(this.pool, changes)
   }
 
   /** Takes nothing new, since a successor does; resolves when everything carried has ended, or after the configured time. */
@@ -157,10 +149,6 @@ export class Ztunnel {
     await this.mesh.close()
     await this.identities?.close()
   }
-}
-
-function noteTunnels(gone: Set<string>, workload: Workload): void {
-  for (const ip of workload.ips) gone.add(`${ip} ${workloadIdentity(workload)}`)
 }
 
 function isMeshed({ xdsAddress }: Config): boolean {
