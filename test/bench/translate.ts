@@ -12,8 +12,8 @@ const policyCount = 1000
 const namespaceCount = 100
 const rounds = 200
 
-function object(kind: ManifestKind, name: string, namespace: string, spec: object): ManifestObject {
-  const parsed = manifestKinds[kind].schema.parse({ metadata: { name, namespace }, spec })
+function object(kind: ManifestKind, name: string, namespace: string | undefined, spec: object, labels: object = {}): ManifestObject {
+  const parsed = manifestKinds[kind].schema.parse({ metadata: { name, labels, ...(namespace === undefined ? {} : { namespace }) }, spec })
   return { kind, origin: { file: 'bench', line: 1 }, ...parsed } as ManifestObject
 }
 const namespaceOf = (i: number): string => `ns-${i % namespaceCount}`
@@ -31,6 +31,12 @@ const policy = (i: number, principal = 'x'): ManifestObject => object('Authoriza
   ...(i % 2 === 0 ? { selector: { matchLabels: { app: `app-${i}` } } } : {}),
   action: i % 10 === 0 ? 'DENY' : 'ALLOW',
   rules: [{ from: [{ source: { principals: [`cluster.local/ns/a/sa/${principal}`] } }], to: [{ operation: { ports: ['80', '8080'] } }] }],
+})
+const waypoint = (i: number): ManifestObject =>
+  object('Gateway', 'w', namespaceOf(i), { gatewayClassName: 'sidestep-waypoint', listeners: [{ name: 'mesh', port: 15_008, protocol: 'HBONE' }] })
+const route = (i: number, value = '/api'): ManifestObject => object('HTTPRoute', `route-${i}`, namespaceOf(i), {
+  parentRefs: [{ group: '', kind: 'Service', name: `svc-${i}` }],
+  rules: [{ matches: [{ path: { type: 'PathPrefix', value } }, { method: 'POST' }], backendRefs: [{ name: `svc-${i}`, port: 80 }], timeouts: { request: '5s' } }],
 })
 const strict = (name: string, namespace: string, mode: string): ManifestObject => object('PeerAuthentication', name, namespace, { mtls: { mode } })
 
@@ -55,6 +61,7 @@ function main(): void {
     for (const each of objects) translator.put(each)
     for (const each of pods) translator.putPod(each)
     translator.flush()
+    translator.flushWaypoints()
   })
   print('full translation', `${fullMs.toFixed(0)} ms`)
   print('resources', `${translator.workloads.size} workloads, ${translator.services.size} services, ${translator.policies.size} policies`)
@@ -67,7 +74,8 @@ function main(): void {
       times.push(time(() => {
         work(round)
         const delta = translator.flush()
-        changed += delta.workloads.length + delta.services.length + delta.policies.length + delta.removedAddresses.length + delta.removedPolicies.length
+        const { waypoint, removedWaypoint } = translator.flushWaypoints()
+        changed += waypoint.size + removedWaypoint.length + delta.workloads.length + delta.services.length + delta.policies.length + delta.removedAddresses.length + delta.removedPolicies.length
       }))
     }
     times.sort((a, b) => a - b)
@@ -81,6 +89,25 @@ function main(): void {
   change('one policy with a selector goes and comes', rounds, (i) => (i % 2 === 0 ? translator.remove('AuthorizationPolicy ns-0/policy-0') : translator.put(policy(0))))
   change('a namespace turns strict and back', 20, (i) => translator.put(strict('default', 'ns-3', i % 2 === 0 ? 'STRICT' : 'PERMISSIVE')))
   change('the mesh turns strict and back', 4, (i) => translator.put(strict('default', 'istio-system', i % 2 === 0 ? 'STRICT' : 'PERMISSIVE')))
+  change('a waypoint before a namespace goes and comes', 20, (i) => (i % 2 === 0 ? translator.put(waypoint(3)) : translator.remove(`Gateway ${namespaceOf(3)}/w`)))
+  gateways(translator, print, change)
+}
+
+/** A waypoint in each namespace, and a route for each service. */
+function gateways(translator: Translator, print: (name: string, value: string) => void, change: (name: string, count: number, work: (round: number) => void) => void): void {
+  const putMs = time(() => {
+    for (let i = 0; i < namespaceCount; i++) {
+      translator.put(waypoint(i))
+      translator.put(object('Namespace', namespaceOf(i), undefined, {}, { 'sidestep.dev/use-waypoint': 'w' }))
+    }
+    translator.flush()
+  })
+  print('waypoints before all services', `${putMs.toFixed(0)} ms`)
+  print('what they are told, without routes', `${time(() => void translator.flushWaypoints()).toFixed(0)} ms`)
+  for (let i = 0; i < serviceCount; i++) translator.put(route(i))
+  print('what they are told, with 10,000 routes', `${time(() => void translator.flushWaypoints()).toFixed(0)} ms, ${translator.waypoints.size} resources`)
+  change('one route changes among them', 10, (i) => translator.put(route(i, '/x')))
+  change('one pod becomes ready or not among them', rounds, (i) => translator.putPod(pod(i * 13, i % 2 === 1)))
 }
 
 main()
