@@ -93,8 +93,8 @@ export function addressOf(text: string): string | undefined {
   const trimmed = text.trim()
   const bracketed = /^\[([0-9a-fA-F:.]+)\](?::\d{1,5})?$/.exec(trimmed)
   const withPort = /^([0-9.]+):\d{1,5}$/.exec(trimmed)
-  const ip = canonicalIp(bracketed?.[1] ?? withPort?.[1] ?? trimmed)
-  return ip?.includes('%') === true ? undefined : ip
+  // The zone of a link-local address means nothing to anybody else.
+  return trimmed.includes('%') ? undefined : canonicalIp(bracketed?.[1] ?? withPort?.[1] ?? trimmed)
 }
 
 function schemeOf(headers: HeaderMap): 'http' | 'https' | undefined {

@@ -68,7 +68,8 @@ export class OutsideFetch {
         signal: AbortSignal.timeout(timeoutMs), headersTimeout: timeoutMs, bodyTimeout: timeoutMs,
       })
       if (statusCode !== 200) {
-        body.destroy()
+        // It tells that it was given up as an error.
+        body.on('error', () => {}).destroy()
         throw away(url, `it answered ${statusCode}`)
       }
       const chunks: Buffer[] = []
