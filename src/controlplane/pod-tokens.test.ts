@@ -104,6 +104,22 @@ describe('token files of pods', () => {
     await expect.poll(() => readdirSync(directory)).toEqual([])
   })
 
+  test('a directory that is shown to pods stays the same, with the newest token in it', async () => {
+    mkdirSync(dirname(fileOf('way-1')), { recursive: true })
+    const { ino } = statSync(dirname(fileOf('way-1')))
+    const source = new InProcessPods()
+    source.update(facts(pod('way-1', { uid: 'u1' })))
+    await watchGatewayPods(source, tokens).start(deaf)
+    await expect.poll(() => holderOf('way-1')).toMatchObject({ pod: { uid: 'u1' } })
+    source.update(facts(pod('way-1', { uid: 'u2' })))
+    await expect.poll(() => holderOf('way-1')).toMatchObject({ pod: { uid: 'u2' } })
+    source.update(facts())
+    await expect.poll(() => existsSync(fileOf('way-1'))).toBe(false)
+    source.update(facts(pod('way-1', { uid: 'u3' })))
+    await expect.poll(() => holderOf('way-1')).toMatchObject({ pod: { uid: 'u3' } })
+    expect(statSync(dirname(fileOf('way-1'))).ino).toBe(ino)
+  })
+
   test('of an earlier run are removed where the pod is gone, and nothing outside is touched', async () => {
     for (const namespace of ['shop', 'gone']) mkdirSync(join(directory, namespace), { recursive: true })
     const outside = join(base.path, 'outside')
@@ -118,8 +134,9 @@ describe('token files of pods', () => {
     const source = new InProcessPods()
     source.update(facts(pod('way-1')))
     await watchGatewayPods(source, tokens).start(deaf)
-    await expect.poll(() => readdirSync(directory).sort()).toEqual(['linked', 'shop'])
-    await expect.poll(() => readdirSync(join(directory, 'shop'))).toEqual(['way-1', 'way-10'])
+    await expect.poll(() => readdirSync(directory, { recursive: true }).map(String).sort()).toEqual([
+      'gone', 'gone/x', 'linked', 'linked/x.token', 'shop', 'shop/way-1', 'shop/way-1/token', 'shop/way-10', 'shop/way-9',
+    ])
     await expect.poll(() => holderOf('way-1')).toBeDefined()
     expect(readFileSync(join(outside, 'x.token'), 'utf8')).toBe('keep')
   })

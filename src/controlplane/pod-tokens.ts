@@ -31,6 +31,8 @@ export class PodTokens implements GatewayPodListener {
   readonly #options: PodTokensOptions
   readonly #clock: Clock
   readonly #kept = new Map<string, Kept>()
+  /** Directories that we made. One that somebody else made is there to be shown to pods, perhaps to the next of that name. */
+  readonly #made = new Set<string>()
   #work: Promise<void> = Promise.resolve()
 
   constructor(options: PodTokensOptions) {
@@ -58,7 +60,10 @@ export class PodTokens implements GatewayPodListener {
     kept.cancelRetry()
     this.#then(async () => {
       await kept.file?.stop()
+      // Here again by now: what comes next in line writes over it, in the directory that the pod may be shown already.
+      if (this.#kept.has(id)) return
       await rm(kept.path, { force: true })
+      if (!this.#made.delete(dirname(kept.path))) return
       await removeIfEmpty(dirname(kept.path))
       await removeIfEmpty(join(this.#options.directory, namespace))
     })
@@ -83,7 +88,7 @@ export class PodTokens implements GatewayPodListener {
     const { logger, directory, issue } = this.#options
     try {
       await makePrivateDirectory(join(directory, pod.namespace))
-      await makePrivateDirectory(dirname(kept.path))
+      if (await makePrivateDirectory(dirname(kept.path))) this.#made.add(dirname(kept.path))
       const holder = { node, pod, subject: `gateway ${gateway.namespace}/${gateway.name}` }
       kept.file = await keepTokenFile({ path: kept.path, issue: () => issue(holder), logger, clock: this.#clock })
     } catch (error) {
@@ -102,13 +107,9 @@ export class PodTokens implements GatewayPodListener {
       for (const entry of await entriesOf(folder)) {
         const own = join(folder, entry.name)
         if (!entry.isDirectory() || wanted.has(join(own, fileName))) continue
-        const files = (await entriesOf(own)).filter((file) => file.isFile())
-        // An empty one may be for a pod that is just being made, and shown to it already.
-        if (files.length === 0) continue
-        for (const file of files) await rm(join(own, file.name), { force: true })
-        await removeIfEmpty(own)
+        // The directory may be for a pod that is just being made, and shown to it already.
+        for (const file of await entriesOf(own)) if (file.isFile()) await rm(join(own, file.name), { force: true })
       }
-      await removeIfEmpty(folder)
     }
   }
 

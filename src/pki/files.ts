@@ -49,10 +49,11 @@ async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-/** Makes a directory (mode 0700) with its parents; the mode of one that was there is left alone. */
-export async function makePrivateDirectory(path: string): Promise<void> {
+/** Makes a directory (mode 0700) with its parents; the mode of one that was there is left alone. Whether it was made. */
+export async function makePrivateDirectory(path: string): Promise<boolean> {
   const made = await mkdir(path, { recursive: true, mode: 0o700 })
   if (made !== undefined) await chmod(path, 0o700)
+  return made !== undefined
 }
 
 /** Throws BAD_CONFIG if others than the owner may read or write the file. */

@@ -34,6 +34,8 @@ export class XdsServer {
   readonly #debounce: Debounce
   readonly #streams = new Map<NodeRecord, Set<NodeStream>>()
   readonly #open = new Set<XdsCall>()
+  /** Let in, but nothing asked for yet. */
+  readonly #silent = new Map<XdsCall, string>()
   #isClosed = false
   #isPushing = false
   #pushAgain = false
@@ -77,6 +79,7 @@ export class XdsServer {
     for (const [record, streams] of this.#streams) {
       if (record.identity === identity) for (const stream of streams) stream.end(grpcStatus.PERMISSION_DENIED, because)
     }
+    for (const [call, who] of this.#silent) if (who === identity) refuse(call, grpcStatus.PERMISSION_DENIED, because)
   }
 
   /** Ends all streams; nodes keep what they have and look for another server. */
@@ -95,15 +98,21 @@ export class XdsServer {
     if (this.#isClosed) return refuse(call, grpcStatus.UNAVAILABLE, 'the control plane stops')
     if (this.#open.size >= this.#limits.streams) return this.#overLimit(call, `more than ${this.#limits.streams} streams`)
     this.#open.add(call)
-    const forget = (): void => { this.#open.delete(call) }
+    const forget = (): void => {
+      this.#open.delete(call)
+      this.#silent.delete(call)
+    }
     for (const event of ['cancelled', 'close', 'error', 'finish']) call.once(event, forget)
     const admission = await this.#authenticate(call)
     if (call.cancelled || this.#isClosed) return
     if (!admission.ok) return this.#refuse(call, admission)
+    this.#silent.set(call, admission.identity)
     const timer = setTimeout(() => refuse(call, grpcStatus.DEADLINE_EXCEEDED, 'nothing was asked for'), this.#limits.firstRequestMs)
     for (const event of ['cancelled', 'close', 'error', 'finish']) call.once(event, () => clearTimeout(timer))
     call.once('data', (request: DeltaDiscoveryRequest) => {
       clearTimeout(timer)
+      // What was read before a refusal is still told here.
+      if (!this.#silent.delete(call)) return
       this.#attach(call, admission, request)
     })
     call.once('end', () => call.end())

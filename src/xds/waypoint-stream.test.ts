@@ -107,6 +107,17 @@ describe('a gateway', () => {
     expect(b.states).not.toContain('waiting')
   })
 
+  test('is let go, too, before it has asked for anything', async () => {
+    let asked = 0
+    const { port, xds } = await controlPlane({ authenticate: async (caller) => (asked++, await authenticate(caller)) })
+    const stream = new RawStream(port, 'way-1@shop/way')
+    await until(() => asked === 1, 'it is let in')
+    await settle()
+    xds.end('way-1', 'the pod is not what it was')
+    await until(() => stream.isOver, 'the end')
+    expect(xds.nodes()).toEqual([])
+  })
+
   test('starts with what the last one knew, from the file', async () => {
     const { store, port, stop } = await controlPlane()
     set(store, way, secret('a'), secret('b'))
