@@ -1,10 +1,14 @@
 // The examples of docs/policy.md do what the page says of them.
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
+import type { ManifestObject } from '../../model/manifest.ts'
 import { parseManifest } from '../../model/manifest-parse.ts'
 import { PolicyIndex } from '../../model/policy-index.ts'
 import { egressVerdict } from '../../policy/egress.ts'
+import { L7Authorizer } from '../../policy/l7/authorization.ts'
+import { headOf } from '../../policy/l7/testing.ts'
 import { Rbac, type Verdict } from '../../policy/rbac.ts'
+import { make } from './routes/testing.ts'
 import { defaultSettings } from './settings.ts'
 import { Translator } from './translator.ts'
 
@@ -43,7 +47,7 @@ function load(name: string) {
 
 describe('docs/policy.md', () => {
   test('has these examples and no other', () => {
-    expect([...examples.keys()]).toEqual(['payments', 'no-writes', 'try-it', 'strict', 'egress'])
+    expect([...examples.keys()]).toEqual(['payments', 'no-writes', 'try-it', 'only-frontend-pays', 'customers', 'opa', 'strict', 'egress'])
     expect(page.match(/```yaml/g)).toHaveLength(examples.size)
   })
 
@@ -63,6 +67,42 @@ describe('docs/policy.md', () => {
 
   test('try-it: decides nothing, and tells what it would have', () => {
     expect(load('try-it').verdict('guest/x', 'payments', 8080)).toMatchObject({ allowed: true, allowedWithDryRun: false, dryRun: [{ policy: 'shop/try-it', action: 'deny' }] })
+  })
+
+  /** What the waypoint of the shop is told of payments. */
+  const told = (name: string, ...others: readonly ManifestObject[]) => {
+    const { translator } = load(name)
+    for (const each of [
+      ...others, make('Gateway', 'shop/w', { gatewayClassName: 'sidestep-waypoint', listeners: [{ name: 'mesh', port: 15008, protocol: 'HBONE' }] }),
+      make('Service', 'shop/payments', { ports: [{ port: 80 }] }, { labels: { 'sidestep.dev/use-waypoint': 'w' } }), make('Service', 'shop/opa', { ports: [{ port: 9191 }] }),
+    ]) translator.put(each)
+    translator.flush()
+    translator.flushWaypoints()
+    expect([...translator.remarks]).toEqual([])
+    const found = translator.waypoints.get('shop/w/security/shop/payments.shop.svc.cluster.local')
+    return { translator, security: found?.kind === 'security' ? found.security : undefined }
+  }
+
+  test('only-frontend-pays: others may read and not write, and no ztunnel minds', () => {
+    const { translator, security } = told('only-frontend-pays')
+    const authorizer = new L7Authorizer(security?.policies ?? [])
+    const allows = (serviceAccount: string, method: string, path: string): boolean => authorizer.evaluate({
+      head: headOf(path, { method }), remoteIp: '10.0.0.9',
+      connection: { identity: { trustDomain: 'cluster.local', namespace: 'shop', serviceAccount }, sourceIp: '10.0.0.9', destination: { ip: '10.96.0.1', port: 80 } },
+    }).allowed
+    expect([allows('frontend', 'POST', '/payments'), allows('cart', 'POST', '/payments'), allows('cart', 'POST', '/payments/7'), allows('cart', 'GET', '/payments'), allows('cart', 'POST', '/other')])
+      .toEqual([true, false, false, true, true])
+    expect(translator.policies.has('shop/only-frontend-pays')).toBe(false)
+  })
+
+  test('customers: the issuer is believed at payments', () => {
+    expect(told('customers').security?.jwtRules.map(({ issuer, audiences }) => [issuer, audiences])).toEqual([['https://login.example.com', ['payments']]])
+  })
+
+  test('opa: is told with the policy that names it, and closed unless it answers', () => {
+    const { translator, security } = told('opa', make('AuthorizationPolicy', 'shop/ask', { targetRefs: [{ kind: 'Service', name: 'payments' }], action: 'CUSTOM', provider: { name: 'opa' }, rules: [{}] }))
+    expect(security?.policies[0]?.provider).toBe('shop/opa')
+    expect(translator.waypoints.get('shop/w/provider/shop/opa')).toMatchObject({ provider: { service: 'shop/opa.shop.svc.cluster.local', timeoutMs: 1000, isFailOpen: false, statusOnError: 403 } })
   })
 
   test('strict: no plaintext but on the metrics port, under the name that the page tells', () => {
