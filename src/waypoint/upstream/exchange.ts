@@ -58,6 +58,8 @@ export class Exchange implements Wanted {
   #session: Session | undefined
   #hashed: HashChoice | undefined
   #attempts = 0
+  /** The try under way has all the time that is left. */
+  #isTimeAll = false
   #holdsRetry = false
   #holdsRequest = false
   #callOffDeadline: (() => void) | undefined
@@ -128,6 +130,7 @@ export class Exchange implements Wanted {
     if (leftMs !== undefined && request.isGrpc) head.headers.set('grpc-timeout', formatGrpcTimeout(leftMs))
     const perTryMs = least(positive(rule?.timeouts.backendRequestMs), positive(this.#retry.perTryTimeoutMs))
     const headTimeoutMs = least(perTryMs, leftMs)
+    this.#isTimeAll = leftMs !== undefined && headTimeoutMs === leftMs
     const idleTimeoutMs = positive(rule?.timeouts.idleMs)
     const { contentLength, upgrade } = request
     const outbound: { -readonly [K in keyof OutboundRequest]: OutboundRequest[K] } = {
@@ -148,7 +151,7 @@ export class Exchange implements Wanted {
   /** How long until the next try; or how the request has ended. */
   #afterFailure(attempt: Attempt, failure: Failure): number | ForwardOutcome {
     const { kind, error } = failure
-    const isOver = kind === 'timeout' && (this.#leftMs() ?? 1) <= 0
+    const isOver = kind === 'timeout' && this.#isTimeAll
     const outcome = isOver ? undefined : outcomeOfFailure(failure)
     const isOfEndpoint = outcome !== undefined || kind === 'badAnswer'
     attempt.end(isOfEndpoint ? failed : cancelled)
