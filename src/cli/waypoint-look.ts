@@ -6,11 +6,26 @@ import { serviceViewSchema, workloadViewSchema } from '../model/ztunnel-views.ts
 import { askZtunnel } from './ztunnel-client.ts'
 import { localAddress } from './ztunnel-targets.ts'
 
+/** Of a proxy's `/state`: what is worth showing here. */
+const proxyStateSchema = z.object({
+  xds: z.object({ state: z.string(), because: z.string() }),
+  certificates: z.object({ ready: z.int(), soonestExpiry: z.string() }),
+  tunnels: z.object({ connections: z.int() }),
+  streams: z.object({ open: z.int(), limit: z.int() }),
+  memory: z.object({ rss: z.int() }),
+})
+export type ProxyState = z.infer<typeof proxyStateSchema>
+
+export interface PodLook extends Pick<PodStatus, 'name' | 'node' | 'ips' | 'phase' | 'ready' | 'reason' | 'restarts'> {
+  /** As it says itself; absent where it does not answer. */
+  readonly says?: ProxyState
+}
+
 export interface WaypointLook {
   readonly gateway: GatewayStatus
   /** All pods that are wanted are ready, and nothing is wrong with it. */
   readonly ready: boolean
-  readonly pods: readonly Pick<PodStatus, 'name' | 'node' | 'ips' | 'phase' | 'ready' | 'reason' | 'restarts'>[]
+  readonly pods: readonly PodLook[]
   /** As a ztunnel sends connections; absent where none answers. */
   readonly bound?: BoundThings
   readonly problems: readonly string[]
@@ -24,15 +39,26 @@ export interface BoundThings {
 
 export async function lookAtWaypoint(status: LocalStatus, gateway: GatewayStatus): Promise<WaypointLook> {
   const id = `${gateway.namespace}/${gateway.name}`
-  const pods = status.pods
-    .filter((pod) => pod.namespace === gateway.namespace && pod.name.replace(/(-[a-z0-9]+){2}$/, '') === gateway.name)
-    .map(({ name, node, ips, phase, ready, reason, restarts }) => ({ name, node, ips, phase, ready, reason, restarts }))
+  const own = status.pods.filter((pod) => pod.namespace === gateway.namespace && pod.name.replace(/(-[a-z0-9]+){2}$/, '') === gateway.name)
+  const pods = await Promise.all(own.map(async ({ name, node, ips, phase, ready, reason, restarts }): Promise<PodLook> => {
+    const says = await stateOf(gateway.admin.find(({ pod }) => pod === name)?.socket)
+    return { name, node, ips, phase, ready, reason, restarts, ...(says && { says }) }
+  }))
   const bound = await boundBy(status, gateway)
-  const own = notInForce(status, `Gateway ${id}`)
+  const wrong = notInForce(status, `Gateway ${id}`)
   // What concerns those who ask for it, or names it.
   const others = [...gateway.usedBy.flatMap((key) => notInForce(status, key)), ...naming(status, id)]
-  const problems = [...new Set([...own, ...others])]
-  return { gateway, ready: gateway.replicas > 0 && gateway.ready >= gateway.replicas && own.length === 0, pods, problems, ...(bound && { bound }) }
+  const problems = [...new Set([...wrong, ...others])]
+  return { gateway, ready: gateway.replicas > 0 && gateway.ready >= gateway.replicas && wrong.length === 0, pods, problems, ...(bound && { bound }) }
+}
+
+async function stateOf(socket: string | undefined): Promise<ProxyState | undefined> {
+  try {
+    return socket === undefined ? undefined : await askZtunnel(socket, proxyStateSchema, '/state')
+  } catch {
+    // Starting, or ending: its pod's state says which.
+    return undefined
+  }
 }
 
 /** Reasons why an object is not in force as written, with its name; of the daemon's own as well. */

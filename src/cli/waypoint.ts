@@ -7,8 +7,8 @@ import { useWaypointLabel, waypointFor, waypointNamespaceLabel, waypointWish, ty
 import type { GatewayStatus, LocalStatus } from '../model/local-status.ts'
 import { ApiClient } from './api-client.ts'
 import { nameOption } from './options.ts'
-import { outputOption, show, standardOutput, visible, type Output, type OutputForm } from './output.ts'
-import { lookAtWaypoint, notInForce, type WaypointLook } from './waypoint-look.ts'
+import { bytesText, durationText, outputOption, show, standardOutput, visible, type Output, type OutputForm } from './output.ts'
+import { lookAtWaypoint, notInForce, type PodLook, type WaypointLook } from './waypoint-look.ts'
 import { gatewayYaml, namespaceYaml } from './waypoint-yaml.ts'
 
 const pollMs = 150
@@ -186,12 +186,19 @@ function statusText({ gateway, ready, pods, bound, problems }: WaypointLook): st
   const lines = [
     `waypoint ${namespace}/${name} (${file === '' ? 'applied' : `${file}:${line}`}), for ${serves === 'all' ? 'services and pods' : serves}`,
     `ready: ${ready ? 'yes' : 'no'}, ${gateway.ready} of ${gateway.replicas} pods${gateway.reason === '' ? '' : `: ${gateway.reason}`}`,
-    ...pods.map((pod) => `  ${pod.name} on ${pod.node || 'no node'} (${pod.ips[0] ?? 'no address'}): ${pod.ready ? 'ready' : pod.reason || pod.phase}${pod.restarts > 0 ? `, ${pod.restarts} restarts` : ''}`),
+    ...pods.map((pod) => `  ${pod.name} on ${pod.node || 'no node'} (${pod.ips[0] ?? 'no address'}): ${pod.ready ? 'ready' : pod.reason || pod.phase}${pod.restarts > 0 ? `, ${pod.restarts} restarts` : ''}${proxyText(pod)}`),
     `asked for by: ${usedBy.join(', ') || `nobody; label a namespace, service or pod ${useWaypointLabel}=${name}`}`,
     bound === undefined ? 'in force: no ztunnel answers' : `in force before services: ${bound.services.join(', ') || 'none'}`,
     ...(bound && bound.workloads.length > 0 ? [`in force before pods: ${bound.workloads.join(', ')}`] : []),
   ]
   return problems.length === 0 ? [...lines, 'problems: none'] : [...lines, 'problems:', ...problems.map((problem) => `  ${problem}`)]
+}
+
+function proxyText({ says }: PodLook): string {
+  if (!says) return ''
+  const { xds, certificates, tunnels, streams, memory } = says
+  const certificate = certificates.soonestExpiry === '' ? 'no certificate' : `certificate for ${durationText(Date.parse(certificates.soonestExpiry) - Date.now())}`
+  return `; ${xds.because === '' ? '' : `control plane ${xds.state}: ${xds.because}, `}${certificate}, ${tunnels.connections} tunnels, ${streams.open} of ${streams.limit} streams, ${bytesText(memory.rss)}`
 }
 
 function restartCommand(output: Output): Command {

@@ -16,6 +16,7 @@ const defaultCommand = (): string[] => [process.execPath, ...carryingFlags, file
 /** Where its pod sees them; all else below is hidden from pods. */
 const inside = { trust: join(stateRoot, 'trust'), token: join(stateRoot, 'token'), shared: join(stateRoot, 'shared'), state: join(stateRoot, 'state') } as const
 const sessionKeys = 'session.keys'
+const adminSocket = 'admin.sock'
 
 /** For each pod of that Gateway. `command` stands in for our own. */
 export function gatewayRun({ metadata: { namespace, name } }: GatewayManifest, command: readonly string[] = defaultCommand()): GatewayRun {
@@ -42,9 +43,14 @@ export function gatewayRun({ metadata: { namespace, name } }: GatewayManifest, c
       { name: 'SIDESTEP_CRL_FILE', value: join(inside.trust, 'crl.pem') },
       { name: 'SIDESTEP_SESSION_KEY_FILE', value: join(inside.shared, sessionKeys) },
       { name: 'SIDESTEP_STATE_DIRECTORY', value: inside.state },
-      { name: 'SIDESTEP_ADMIN_SOCKET', value: join(inside.state, 'admin.sock') },
+      { name: 'SIDESTEP_ADMIN_SOCKET', value: join(inside.state, adminSocket) },
     ],
   }
+}
+
+/** As this machine sees it. */
+export function gatewayAdminSocket(paths: StatePaths, uid: string): string {
+  return join(paths.podState(uid), adminSocket)
 }
 
 interface GatewayPod {

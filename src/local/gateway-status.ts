@@ -7,9 +7,14 @@ import { parsePublishAnnotation, type PublishOption } from '../model/publish.ts'
 import type { Desired } from './catalogue.ts'
 import type { PublishWish } from './publisher.ts'
 
-export function gatewayStatuses(
-  desired: Desired, objects: ReadonlyMap<string, ManifestObject>, { deployments, pods }: Pick<LocalStatus, 'deployments' | 'pods'>,
-): GatewayStatus[] {
+export interface GatewayFacts extends Pick<LocalStatus, 'deployments' | 'pods'> {
+  readonly desired: Desired
+  readonly objects: ReadonlyMap<string, ManifestObject>
+  /** Of the pod of that `namespace/name`. */
+  readonly adminSocket: (pod: string) => string | undefined
+}
+
+export function gatewayStatuses({ desired, objects, deployments, pods, adminSocket }: GatewayFacts): GatewayStatus[] {
   if (desired.generated.gateways.size === 0) return []
   const users = usersOf(objects.values())
   return [...desired.generated.gateways].map(([id, { manifest, role, isOurs }]) => {
@@ -18,6 +23,10 @@ export function gatewayStatuses(
     const { replicas = 0, ready = 0, updated = 0 } = deployment ?? {}
     const isBroken = desired.generated.problems.find(({ object }) => object === objectKey(manifest))
     const own = pods.filter((pod) => pod.namespace === namespace && pod.name.replace(/(-[a-z0-9]+){2}$/, '') === name)
+    const admin = own.flatMap((pod) => {
+      const socket = isOurs ? adminSocket(`${namespace}/${pod.name}`) : undefined
+      return socket === undefined ? [] : [{ pod: pod.name, socket }]
+    })
     const reason = ready > 0 ? ''
       : !deployment ? isBroken?.reason ?? 'it has no Deployment'
         : replicas === 0 ? 'no pods are wanted'
@@ -25,7 +34,8 @@ export function gatewayStatuses(
     return {
       namespace, name, role, serves: role === 'waypoint' ? labels[waypointForLabel] ?? labels['istio.io/waypoint-for'] ?? 'all' : '',
       file: manifest.origin.file === 'applied' ? '' : manifest.origin.file, line: manifest.origin.line,
-      replicas, ready, updated, pods: own.filter(({ phase }) => phase !== 'Terminating').length, reason: isOurs || ready > 0 ? reason : `${reason}; its Deployment is written by hand`, usedBy: [...users.get(id) ?? []],
+      replicas, ready, updated, pods: own.filter(({ phase }) => phase !== 'Terminating').length, admin,
+      reason: isOurs || ready > 0 ? reason : `${reason}; its Deployment is written by hand`, usedBy: [...users.get(id) ?? []],
     }
   }).sort((a, b) => (`${a.namespace}/${a.name}` < `${b.namespace}/${b.name}` ? -1 : 1))
 }

@@ -23,6 +23,8 @@ export interface MeshFacts {
   readonly problems: LocalStatus['problems']
   readonly controlPlane: LocalStatus['controlPlane']
   readonly published: LocalStatus['published']
+  /** Of a Gateway's pod, by `namespace/name`. */
+  readonly adminSocket: (pod: string) => string | undefined
 }
 
 /** The pods as services see them. */
@@ -65,7 +67,7 @@ export function meshStatus(facts: MeshFacts): LocalStatus {
     pods,
     deployments,
     namespaces: desired.declaredNamespaces.map(({ metadata: { name, labels }, origin: { file, line } }) => ({ name, labels, file: file === 'applied' ? '' : file, line })),
-    gateways: gatewayStatuses(desired, facts.objects, { deployments, pods }),
+    gateways: gatewayStatuses({ desired, objects: facts.objects, deployments, pods, adminSocket: facts.adminSocket }),
     published: facts.published,
     services: [...desired.services].map(([id, service]) => serviceStatus(service, routeOf(service, facts.addresses.of(id), endpoints))),
     problems: [...desired.problems, ...facts.problems],

@@ -18,7 +18,7 @@ import { runCommand, type CommandOptions, type CommandResult } from './command.t
 import { ControlPlaneProcess } from './controlplane-process.ts'
 import { NodeDialer } from './dialer.ts'
 import { FactsServer } from './facts-server.ts'
-import { gatewayDirectories, gatewayRun } from './gateway-run.ts'
+import { gatewayAdminSocket, gatewayDirectories, gatewayRun } from './gateway-run.ts'
 import { publishWishes } from './gateway-status.ts'
 import { GatewayWorkloads } from './gateway-workloads.ts'
 import { hostResolvConf } from './host-files.ts'
@@ -338,6 +338,10 @@ export class LocalMesh {
     return meshStatus({
       name: this.name, isReady: this.isReady, isMeshed: this.#isMeshed, nodes: this.#topology.nodes, pods: this.#pods, desired: this.#desired,
       objects: this.#catalogue.objects, published: this.#publisher.status(),
+      adminSocket: (id) => {
+        const pod = this.#pods.pods.get(id)
+        return pod && gatewayAdminSocket(this.paths, pod.options.uid)
+      },
       addresses: this.#addresses, problems: this.#addressProblems, controlPlane: this.#controlPlane?.summary() ?? { state: 'off' },
     })
   }

@@ -73,6 +73,8 @@ export const gatewayStatusSchema = z.object({
   updated: z.int(),
   /** While they are being replaced, more than are wanted. */
   pods: z.int(),
+  /** Unix sockets of the admin API of each. */
+  admin: z.array(z.object({ pod: z.string(), socket: z.string() })),
   /** Why it has no pods that are ready; empty if it has. */
   reason: z.string(),
   /** Objects whose label asks for it, as `Kind namespace/name`: a wish, whether or not it is granted. */
