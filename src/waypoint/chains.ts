@@ -2,11 +2,12 @@
 // resources that it was made of was replaced. Two requests between which nothing changed get the same object; nobody sees half of a
 // change. What the control plane said and nobody here understands refuses.
 import { formatAddr } from '../core/address.ts'
+import { policyKey } from '../model/authorization.ts'
 import type { AuthorizationL7 } from '../model/authorization-l7.ts'
 import type { JwtRule } from '../model/manifest-traffic-auth.ts'
 import type { HttpRule, RouteTable } from '../model/route.ts'
 import type { AuthorizationProvider, RequestFilter } from '../model/waypoint-config.ts'
-import { serviceKey } from '../model/workload.ts'
+import { serviceKey, type Workload } from '../model/workload.ts'
 import { L7Authorizer } from '../policy/l7/authorization.ts'
 import { looksAtRequests } from '../policy/l7/connection-policies.ts'
 import { defaultPathRules, type PathRules } from '../policy/l7/path.ts'
@@ -19,7 +20,7 @@ import type { Found, GatewayResources } from './resources.ts'
 const mostChains = 20_000
 
 type FoundRoutes = Found<'routes'> | undefined
-type FoundSecurity = Found<'security'> | undefined
+type FoundSecurity = Found<'security'>
 
 export interface CompiledChain extends Chain {
   /** Which sort of connection the rules are for, where they leave no choice: the other sort has none, and nothing has a default. */
@@ -32,7 +33,7 @@ export interface CompiledChain extends Chain {
 
 interface Entry {
   readonly routes: FoundRoutes
-  readonly security: FoundSecurity
+  readonly security: readonly FoundSecurity[]
   readonly chain: CompiledChain
   /** Of the resources, when it was last seen to hold. */
   version: number
@@ -79,12 +80,13 @@ export class CompiledChains implements Chains {
   }
 
   #entry(target: Target, version: number): Entry {
-    const { key, scope } = keysOf(target)
+    const { key, scopes } = keysOf(target)
     // Addresses of pods have no routes: routes are said of services.
     const routes = target.t === 'workload' ? undefined : this.#resources.find('routes', key)
-    const security = this.#resources.find('security', scope) ?? this.#resources.find('security', '')
+    const own = scopes.flatMap((scope) => this.#resources.find('security', scope) ?? [])
+    const security = own.length > 0 ? own : [this.#resources.find('security', '') ?? []].flat()
     const known = this.#entries.get(key)
-    if (known && known.routes === routes && known.security === security) {
+    if (known && known.routes === routes && known.security.length === security.length && known.security.every((each, i) => each === security[i])) {
       known.version = version
       return known
     }
@@ -94,7 +96,7 @@ export class CompiledChains implements Chains {
     return entry
   }
 
-  #compile(key: string, routes: FoundRoutes, security: FoundSecurity): CompiledChain {
+  #compile(key: string, routes: FoundRoutes, security: readonly FoundSecurity[]): CompiledChain {
     const tables = tablesOf(key, routes)
     const { authorizer, jwtRules, looksAtRequests } = this.#securityOf(security)
     const tcp = new TcpRoutes(tables)
@@ -106,28 +108,38 @@ export class CompiledChains implements Chains {
     }
   }
 
-  #securityOf(security: FoundSecurity): CompiledSecurity {
-    if (!security) return noSecurity
-    let compiled = this.#security.get(security)
-    if (!compiled) this.#security.set(security, (compiled = compileSecurity(security)))
+  #securityOf(security: readonly FoundSecurity[]): CompiledSecurity {
+    const [first] = security
+    if (!first) return noSecurity
+    if (security.length > 1) return compileSecurity(security)
+    let compiled = this.#security.get(first)
+    if (!compiled) this.#security.set(first, (compiled = compileSecurity(security)))
     return compiled
   }
 }
 
-/** `key` of the routes, `scope` of the policies. */
-export function keysOf(target: Target): { readonly key: string; readonly scope: string } {
+/** `key` of the routes, `scopes` of the policies. */
+export function keysOf(target: Target): { readonly key: string; readonly scopes: readonly string[] } {
   switch (target.t) {
     case 'service': {
       const scope = serviceKey(target.service)
-      return { key: `${scope}:${target.port}`, scope }
+      return { key: `${scope}:${target.port}`, scopes: [scope] }
     }
     case 'workload': {
       const { ips: [ip], uid } = target.workload
-      return { key: ip === undefined ? `${uid}:${target.port}` : formatAddr({ ip, port: target.port }), scope: '' }
+      return { key: ip === undefined ? `${uid}:${target.port}` : formatAddr({ ip, port: target.port }), scopes: scopesOfPort(target.workload, target.port) }
     }
-    case 'listener': return { key: target.listener.key, scope: target.listener.key }
+    case 'listener': return { key: target.listener.key, scopes: [target.listener.key] }
     default: return target satisfies never
   }
+}
+
+/**
+ * What policies say of a service holds for its pods' addresses, too: else whoever knows one would get past them, and those of a
+ * headless service would never count. Where an endpoint does not say what it serves on a port, all of its services are meant.
+ */
+function scopesOfPort({ services }: Workload, port: number): readonly string[] {
+  return [...services].filter(([, ports]) => ports.length === 0 || ports.some(({ targetPort }) => targetPort === port)).map(([key]) => key).sort()
 }
 
 function tablesOf(key: string, routes: FoundRoutes): readonly RouteTable[] {
@@ -145,11 +157,18 @@ function refusedTable(key: string): RouteTable {
 
 const noSecurity: CompiledSecurity = { authorizer: new L7Authorizer([]), jwtRules: [], looksAtRequests: false }
 
-function compileSecurity(security: Found<'security'>): CompiledSecurity {
-  if (security.t === 'refused') {
-    const policy: AuthorizationL7 = { name: 'not-understood', namespace: '', action: 'deny', rules: [[]], isDryRun: false, unsupported: security.because }
-    return { authorizer: new L7Authorizer([policy]), jwtRules: [], looksAtRequests: false }
+/** Of several services all policies count, each once. */
+function compileSecurity(security: readonly FoundSecurity[]): CompiledSecurity {
+  const policies = new Map<string, AuthorizationL7>()
+  const jwtRules = new Map<string, JwtRule>()
+  for (const found of security) {
+    if (found.t === 'refused') {
+      const policy: AuthorizationL7 = { name: 'not-understood', namespace: '', action: 'deny', rules: [[]], isDryRun: false, unsupported: found.because }
+      return { authorizer: new L7Authorizer([policy]), jwtRules: [], looksAtRequests: false }
+    }
+    for (const policy of found.resource.security.policies) policies.set(policyKey(policy), policy)
+    for (const rule of found.resource.security.jwtRules) jwtRules.set(JSON.stringify(rule), rule)
   }
-  const { policies, jwtRules } = security.resource.security
-  return { authorizer: new L7Authorizer(policies), jwtRules, looksAtRequests: jwtRules.length > 0 || policies.some(looksAtRequests) }
+  const all = [...policies.values()]
+  return { authorizer: new L7Authorizer(all), jwtRules: [...jwtRules.values()], looksAtRequests: jwtRules.size > 0 || all.some(looksAtRequests) }
 }
