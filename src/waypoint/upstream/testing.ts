@@ -12,7 +12,6 @@ import { silentLogger } from '../../core/log.ts'
 import { defaultTrafficPolicy } from '../../model/route.ts'
 import type { DestinationPolicy, HttpRule, TrafficPolicy } from '../../model/route.ts'
 import { WorkloadStore } from '../../model/workload-store.ts'
-import { serviceKey } from '../../model/workload.ts'
 import type { AppProtocol, Service, Workload } from '../../model/workload.ts'
 import { HeaderMap } from '../../policy/l7/request-head.ts'
 import { normalisePath } from '../../policy/l7/path.ts'
@@ -233,4 +232,7 @@ export function rule(more: Partial<HttpRule> = {}): HttpRule {
   }
 }
 
-export const keyOf = serviceKey
+/** Of a request for `/`. */
+export function plainHead(headers: readonly (readonly [string, string])[]): Request['head'] {
+  return { method: 'GET', scheme: 'http', authority: 'api.shop', path: { path: '/', matched: '/' }, query: '', headers: HeaderMap.of(headers) }
+}
