@@ -23,7 +23,9 @@ const jwt = (name: string, kind: string, target: string, issuer: string): Manife
 const ofWeb = { kind: 'Service', name: 'web' }
 
 function world(...objects: readonly ManifestObject[]) {
-  const { resources, findings } = translateWaypoints([...shop, ...objects], defaultSettings)
+  // A later object of a name counts, as in a directory.
+  const all = new Map([...shop, ...objects].map((each) => [objectKey(each), each]))
+  const { resources, findings } = translateWaypoints(all.values(), defaultSettings)
   const get = <K extends WaypointResource['kind']>(kind: K, key: string, gateway = 'shop/w') => {
     const found = resources.get(`${gateway}/${kind}/${key}`)
     return found?.kind === kind ? (found as Extract<WaypointResource, { kind: K }>) : undefined
@@ -187,6 +189,18 @@ describe('an ingress', () => {
     expect(world(about, secret('other/c')).of('shop/edge').filter((name) => name.startsWith('secret/'))).toEqual([])
     expect(world(about, secret('other/c'), grant).of('shop/edge')).toContain('secret/Secret other/c')
   })
+})
+
+test('routes of a service without a waypoint are in force nowhere, and say so', () => {
+  const virtual = make('VirtualService', 'other/v', { hosts: ['web'], http: [{ route: [{ destination: { host: 'web' } }] }] })
+  const shared = make('RateLimitPolicy', 'shop/s', { targetRefs: [{ kind: 'Service', name: 'web' }, { kind: 'Service', name: 'web-v2' }], limits: [{ requests: 1, per: '1s' }] })
+  const bare = world(route, virtual, limit, shared)
+  for (const each of [route, limit, shared]) expect(bare.problems(each)).toContain('Service shop/web is behind no waypoint, so nothing of it is in force there')
+  expect(bare.problems(virtual)).toEqual([expect.stringContaining('Service other/web')])
+  const bound = world(route, virtual, limit, shared, waypoint(), inShop)
+  for (const each of [route, limit, shared]) expect(bound.problems(each)).toEqual([])
+  const half = world(route, shared, waypoint(), object('Service', 'shop/web-v2', { spec: { clusterIP: '10.96.0.1', ports: [{ name: 'http', port: 80 }] } }, use('w')))
+  expect([half.problems(route).length, half.problems(shared).length]).toEqual([1, 0])
 })
 
 test('wishes that cannot be had are said where they are written', () => {

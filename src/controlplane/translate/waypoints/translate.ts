@@ -14,7 +14,7 @@ import { Findings, type ObjectFindings } from '../routes/findings.ts'
 import { roleOf } from '../routes/gateways.ts'
 import { byAgeAndName, fullName } from '../routes/order.ts'
 import { routesOf, type RouteTranslation } from '../routes/translate.ts'
-import { World } from '../routes/world.ts'
+import { ownerName, World } from '../routes/world.ts'
 import { getOrMake } from '../selectors.ts'
 import type { TranslateSettings } from '../settings.ts'
 import { remarkSecrets, Secrets } from './secrets.ts'
@@ -42,6 +42,7 @@ export function translateWaypoints(objects: Iterable<ManifestObject>, settings: 
   for (const object of all) if (object.kind === 'Secret' || object.kind === 'ConfigMap') secrets.set(objectKey(object), object)
   remarkSecrets(secrets.values(), findings)
   remarkWishes(all, world, settings, findings)
+  remarkUnserved(routes, world, bindings, findings)
   const parts = new Parts(world, routes, bindings)
   const resources = new Map<string, WaypointResource>()
   for (const gateway of [...world.gateways].sort((a, b) => (fullName(a) < fullName(b) ? -1 : 1))) {
@@ -59,6 +60,29 @@ function remarkFailureMode(gateway: GatewayManifest, isWaypoint: boolean, findin
   if (mode === undefined) return
   if (!isWaypoint) findings.note(objectKey(gateway), `the annotation ${waypointFailureModeAnnotation} is for waypoints`)
   else if (mode !== 'open' && mode !== 'closed') findings.problem(objectKey(gateway), `the annotation ${waypointFailureModeAnnotation} is ${JSON.stringify(mode.slice(0, 63))}, neither open nor closed: it counts as closed`)
+}
+
+/** Rules for a service are its waypoint's to follow: without one they are in force nowhere, and so are filters that only they have. */
+function remarkUnserved(
+  { tables }: Pick<RouteTranslation, 'tables'>, world: World, bindings: ReadonlyMap<string, WaypointBinding>, findings: Findings,
+): void {
+  const served = new Set<string>()
+  const unserved = new Map<string, Set<string>>()
+  for (const { key, http, tcp } of tables) {
+    const target = world.targets.get(key.slice(0, key.lastIndexOf(':')))
+    const isServed = key.startsWith('Gateway ') || (target && bindings.get(target.key)?.t === 'bound')
+    for (const rule of [...http, ...tcp]) {
+      for (const object of [rule.origin, ...('filters' in rule ? rule.filters : [])]) {
+        if (isServed) served.add(object)
+        else if (target && object !== objectKey(target.owner)) getOrMake(unserved, object, () => new Set<string>()).add(ownerName(target))
+      }
+    }
+  }
+  for (const [object, owners] of unserved) {
+    const isFilter = object.startsWith('RateLimitPolicy ') || object.startsWith('CachePolicy ')
+    if (isFilter && served.has(object)) continue
+    for (const owner of owners) findings.problem(object, `${owner} is behind no waypoint, so nothing of it is in force there`)
+  }
 }
 
 /** What was translated, by whom it is for. */
