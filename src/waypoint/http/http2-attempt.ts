@@ -75,6 +75,8 @@ export class Http2Attempt {
       this.#onResponse(stream, Number(headers[':status']), rawOf(headers, raw), (flags & NGHTTP2_FLAG_END_STREAM) !== 0)
     })
     stream.on('trailers', (headers, _, raw: unknown) => (this.#trailers = readTrailers(rawOf(headers, raw))))
+    // Before anybody else listens: where an answer comes in one piece, Node itself destroys the stream at its end.
+    stream.on('end', () => this.#onEnd(stream))
     stream.once('close', () => this.#onClose(stream))
     if (trailers) {
       stream.once('wantTrailers', () => {
@@ -109,7 +111,6 @@ export class Http2Attempt {
     const answer = { t: 'response', status, headers, trailers: () => this.#trailers } as const
     if (isEnd || this.#request.method === 'HEAD') {
       this.#hasEnded = isEnd
-      stream.on('end', () => (this.#hasEnded = true))
       stream.resume()
       this.#resolve(answer)
       return
@@ -125,14 +126,16 @@ export class Http2Attempt {
     this.#body = body
     stream.on('data', (chunk: Buffer) => body.give(chunk))
     stream.pause()
-    stream.on('end', () => {
-      // Node ends a stream that was cut, too.
-      if (stream.destroyed || stream.aborted) return
-      this.#hasEnded = true
-      // Trailers come with the end, but their event may come after it.
-      setImmediate(() => body.finish())
-    })
     this.#resolve({ ...answer, body })
+  }
+
+  #onEnd(stream: ClientHttp2Stream): void {
+    // Node ends a stream that was cut, too.
+    if (stream.destroyed || stream.aborted) return
+    this.#hasEnded = true
+    // Trailers come with the end, but their event may come after it.
+    const body = this.#body
+    if (body) setImmediate(() => body.finish())
   }
 
   #onClose(stream: ClientHttp2Stream): void {
