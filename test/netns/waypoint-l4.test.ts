@@ -120,7 +120,7 @@ spec:
   nodeName: ${node}
   serviceAccountName: ${pod}
   terminationGracePeriodSeconds: 0
-  containers: [{name: main, command: [sleep, infinity]}]`)
+  containers: [{name: main, command: [sleep, infinity]${pod === 'server' ? `, livenessProbe: {tcpSocket: {port: ${port.other}}, periodSeconds: 3600, initialDelaySeconds: 3600}` : ''}}]`)
   const paths = statePaths(name)
   mesh = await LocalMesh.start({
     name, logger: silentLogger, manifests: [namespaceYaml('shop', { 'sidestep.dev/mesh': 'enabled' }), namespaceYaml('plain', {}), ...manifests].join('\n---\n'),
@@ -208,9 +208,9 @@ function logged(node: NodeName, fields: LogLine): () => Promise<readonly LogLine
   })
 }
 
-const ask = (from: Pod, host: string, to: number): Promise<ConnectResult> =>
-  runProbe('connect', [host, to, '--timeout', 8_000, '--send', 'ping'], { wrap: ['nsenter', `--net=${netnsOf(from)}`, '--'], timeoutMs: 20_000 })
-const reaches = async (from: Pod, host: string, to: number): Promise<boolean> => {
+const ask = (from: Pod | NodeName, host: string, to: number): Promise<ConnectResult> =>
+  runProbe('connect', [host, to, '--timeout', 8_000, '--send', 'ping'], { wrap: ['nsenter', `--net=${from === 'node-a' || from === 'node-b' ? mesh.nodeNetns(from) : netnsOf(from)}`, '--'], timeoutMs: 20_000 })
+const reaches = async (from: Pod | NodeName, host: string, to: number): Promise<boolean> => {
   const { ok, reply } = await ask(from, host, to)
   return ok && reply === 'ping'
 }
@@ -305,6 +305,14 @@ describe('past the waypoint', () => {
     expect(seen).toEqual([])
     expect(await metric('node-b', 'sidestep_refusals_total', { because: 'bypassedWaypoint' })).toBeGreaterThanOrEqual(4)
     expect(await reaches('client', ip('server'), port.web)).toBe(true)
+  })
+
+  test('the kubelet probes and the pod talks to itself as ever', async () => {
+    await inForce({ workload: { waypoint } })
+    expect(await reaches('node-b', ip('server'), port.other)).toBe(true)
+    expect(await reaches('server', ip('server'), port.web)).toBe(true)
+    expect(await reaches('node-b', ip('server'), port.web)).toBe(false)
+    expect(asked).toEqual([])
   })
 
   test('everybody gets where only a service has one; and what a pod says of others there is nothing', async () => {
