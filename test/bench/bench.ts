@@ -12,6 +12,7 @@ import type { PartName, Report, Row } from './report.ts'
 import { measureScale } from './scale.ts'
 import { full, quick } from './settings.ts'
 import type { Bench } from './settings.ts'
+import { measureRequests } from './requests/measure.ts'
 import { findRivals } from './rivals/pair.ts'
 import type { Rivals } from './rivals/pair.ts'
 import { Traffic } from './traffic.ts'
@@ -53,7 +54,7 @@ async function inItsOwn<T>(bench: Bench, outer: Undo, run: (bench: Bench) => Pro
   }
 }
 
-async function measure(bench: Bench, outer: Undo, rivals: Rivals): Promise<Pick<Report, 'rows' | 'bytes'>> {
+async function measure(bench: Bench, outer: Undo, rivals: Rivals, mayFetch: boolean): Promise<Pick<Report, 'rows' | 'bytes' | 'notes'>> {
   const rows: Row[] = []
   let bytes: Report['bytes'] = {}
   if (trafficParts.some((part) => bench.parts.has(part))) {
@@ -66,8 +67,14 @@ async function measure(bench: Bench, outer: Undo, rivals: Rivals): Promise<Pick<
   if (bench.parts.has('memory')) rows.push(...(await inItsOwn(bench, outer, (own) => measureMemory(own, rivals))))
   if (bench.parts.has('enrolment')) rows.push(...(await inItsOwn(bench, outer, measureEnrolment)))
   if (bench.parts.has('hooks')) rows.push(...(await inItsOwn(bench, outer, measureHooks)))
+  const notes: string[] = []
+  if (bench.parts.has('l7')) {
+    const requests = await inItsOwn(bench, outer, (own) => measureRequests(own, mayFetch))
+    rows.push(...requests.rows)
+    notes.push(...requests.notes)
+  }
   if (bench.parts.has('scale')) rows.push(...(await inItsOwn(bench, outer, (own) => measureScale(own))))
-  return { rows: rows.toSorted((a, b) => Number(a.baseline === undefined) - Number(b.baseline === undefined)), bytes }
+  return { rows: rows.toSorted((a, b) => Number(a.baseline === undefined) - Number(b.baseline === undefined)), bytes, notes }
 }
 
 async function main(undo: Undo): Promise<void> {
@@ -99,7 +106,9 @@ async function main(undo: Undo): Promise<void> {
   if (isCompared) progress('looking for what is compared with')
   const { rivals, notes: rivalNotes } = isCompared ? await findRivals(values['no-fetch'] !== true) : { rivals: new Map<never, never>(), notes: [] }
   notes.push(...rivalNotes)
-  const measured = await measure(bench, undo, rivals)
+  const mayFetch = values['no-fetch'] !== true
+  const measured = await measure(bench, undo, rivals, mayFetch)
+  notes.push(...measured.notes)
   const report: Report = {
     startedAt: date.toISOString(), seconds: (performance.now() - startedAt) / 1000, command: ['npm run bench', ...commandLine()].join(' '),
     isQuick, machine, ...measured, notes,

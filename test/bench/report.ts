@@ -11,7 +11,7 @@ import type { SetupName } from './setups.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
-export const partNames = ['throughput', 'pingpong', 'connections', 'memory', 'enrolment', 'hooks', 'scale'] as const
+export const partNames = ['throughput', 'pingpong', 'connections', 'memory', 'enrolment', 'hooks', 'scale', 'l7'] as const
 export type PartName = (typeof partNames)[number]
 
 export interface Row {

@@ -35,10 +35,10 @@ export type AllCredentials = Readonly<Record<Role, Credentials>> & { readonly se
 
 export const servingName = 'bench.internal'
 
-/** Makes the authority and all certificates below `directory`. */
-export async function makeCredentials(directory: string): Promise<AllCredentials> {
+/** Makes all certificates below `directory`, and the authority unless it is a mesh's. */
+export async function makeCredentials(directory: string, authorityDirectory = join(directory, 'ca')): Promise<AllCredentials> {
   mkdirSync(directory, { recursive: true, mode: 0o700 })
-  const authority = await Authority.open({ trustDomain, directory: join(directory, 'ca'), maySign: () => true, logger: silentLogger })
+  const authority = await Authority.open({ trustDomain, directory: authorityDirectory, maySign: () => true, logger: silentLogger })
   const issue = async (role: Role): Promise<Credentials> => {
     const identity = identities[role]
     const key = await newKey()
