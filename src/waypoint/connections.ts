@@ -86,6 +86,11 @@ export class Connections {
     else await this.#carry(stream, context, way)
   }
 
+  /** One that is carried whatever it says: TLS ended here, and the server name is that of its handshake. Never throws. */
+  async carry(stream: Duplex, context: ConnectionContext, serverName: string | undefined): Promise<void> {
+    await this.#carry(stream, context, { t: 'carry', ...(serverName !== undefined && { serverName }) })
+  }
+
   /** Where nothing of it need be seen. */
   #wayAtOnce({ sort, tcp, routesRequests }: CompiledChain, { target }: ConnectionContext): Way | undefined {
     const declared = declaredProtocol(this.#parts.store, target)

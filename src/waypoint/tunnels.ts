@@ -10,11 +10,12 @@ import { HboneServer } from '../hbone/server.ts'
 import type { ConnectDecision, ConnectRequest } from '../hbone/server-session.ts'
 import { baggageOf } from '../member/baggage.ts'
 import { handshakeLimit } from '../member/connection-limit.ts'
-import type { ConnectionLimit, ConnectionShare } from '../member/connection-limit.ts'
+import type { ConnectionLimit } from '../member/connection-limit.ts'
 import { peerOf } from '../member/socket-address.ts'
 import type { WorkloadStore } from '../model/workload-store.ts'
 import type { Workload } from '../model/workload.ts'
 import { callerOf, statusOfRefusal, targetOf } from './accept.ts'
+import { CallerShares } from './caller-shares.ts'
 import { deniedText } from './connections.ts'
 import type { Connections } from './connections.ts'
 import type { ConnectionContext } from './context.ts'
@@ -42,19 +43,15 @@ export interface TunnelParts {
   readonly logger: Logger
 }
 
-interface CallerShare {
-  readonly share: ConnectionShare
-  streams: number
-}
-
 export class Tunnels {
   readonly #parts: TunnelParts
   readonly #server: HboneServer
-  readonly #shares = new Map<string, CallerShare>()
+  readonly #shares: CallerShares
   #listening: Listening | undefined
 
   constructor(parts: TunnelParts) {
     this.#parts = parts
+    this.#shares = new CallerShares(parts.limit)
     this.#server = new HboneServer({
       identity: parts.identity, certificates: parts.certificates, verifier: parts.verifier, events: parts.events,
       limits: { maxHandshakes: handshakeLimit(parts.doors.limit), maxConnections: parts.doors.limit },
@@ -109,34 +106,18 @@ export class Tunnels {
       return { t: 'refuse', status: 401, because: 'POLICY_DENIED' }
     }
     const key = formatIdentity(peerIdentity)
-    if (!this.#acquire(key)) {
+    if (!this.#shares.acquire(key)) {
       this.#parts.onRefused('connectionsOfCaller')
       return { t: 'refuse', status: 429, because: 'connectionsOfCaller' }
     }
     return {
       t: 'accept', ...(self && { baggage: baggageOf(self) }),
       carry: (stream) => {
-        if (stream.closed) this.#release(key)
-        else stream.once('close', () => this.#release(key))
+        if (stream.closed) this.#shares.release(key)
+        else stream.once('close', () => this.#shares.release(key))
         void connections.take(stream, context)
       },
     }
-  }
-
-  #acquire(key: string): boolean {
-    let caller = this.#shares.get(key)
-    if (!caller) this.#shares.set(key, (caller = { share: this.#parts.limit.share(), streams: 0 }))
-    const isFree = caller.share.acquire()
-    if (isFree) caller.streams++
-    else if (caller.streams === 0) this.#shares.delete(key)
-    return isFree
-  }
-
-  #release(key: string): void {
-    const caller = this.#shares.get(key)
-    if (!caller) return
-    caller.share.release()
-    if (--caller.streams === 0) this.#shares.delete(key)
   }
 
   /** No new connections come in; those that are there go on. */

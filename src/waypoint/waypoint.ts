@@ -26,6 +26,8 @@ import type { Config } from './config.ts'
 import { Connections } from './connections.ts'
 import type { ConnectionContext } from './context.ts'
 import { dialTcp } from './dial.ts'
+import { Edge } from './edge.ts'
+import type { Handler } from './http/message.ts'
 import { HttpFront } from './http/serve.ts'
 import { hostAndPort } from './listening.ts'
 import { PortMemory } from './port-memory.ts'
@@ -38,6 +40,7 @@ import { UpstreamForwarder } from './upstream/forwarder.ts'
 
 /** A client of TLS says its first word at once; this one is only for those whose packets get lost. */
 const helloMs = 5_000
+const endCheckMs = 20
 
 export interface WaypointParts {
   readonly config: Config
@@ -59,11 +62,12 @@ export class Waypoint {
   readonly tunnels: Tunnels
   readonly limit: ConnectionLimit
   readonly front: HttpFront<ConnectionContext>
+  readonly edge: Edge
   readonly #phases: ComposedPhases
   readonly #podName: string
   readonly #logger: Logger
   #self: { readonly version: number; readonly workload: Workload | undefined } = { version: -1, workload: undefined }
-  #state: 'starting' | 'serving' | 'draining' = 'starting'
+  #state: 'starting' | 'serving' | 'draining' | 'closed' = 'starting'
 
   private constructor({ config, metrics, telemetry, logger }: WaypointParts, sessionKeys: SessionKeys) {
     this.config = config
@@ -108,7 +112,7 @@ export class Waypoint {
       log: logger.child({ component: 'filters' }), counters: metrics,
     })
     this.front = new HttpFront<ConnectionContext>({
-      clock: systemClock, handler: this.#phases.handler, paths,
+      clock: systemClock, handler: (request) => handler(request), paths,
       limits: { headBytes: config.maxHeaderBytes, streams: config.maxHttp2Streams, headMs: config.headMs, bodyIdleMs: config.bodyIdleMs, idleMs: config.idleMs },
       onRefused: (refusal) => metrics.unread(refusal),
       onHandlerError: (error) => logger.error({ because: describeError(error) }, 'a request failed inside'),
@@ -123,6 +127,12 @@ export class Waypoint {
       self: () => this.self(), connections: this.connections, records, limit: this.limit, doors: new ConnectionLimit(doorLimit()),
       keepAliveSeconds: config.keepAliveSeconds, events, onRefused: (because) => metrics.refused(because), logger: logger.child({ component: 'tunnels' }),
     })
+    this.edge = new Edge({
+      resources: this.resources, connections: this.connections, front: this.front, records, limit: this.limit, keepAliveSeconds: config.keepAliveSeconds, helloMs,
+      proxyProtocol: config.proxyProtocol, proxyProtocolFrom: listOf(config.proxyProtocolFrom), clock: systemClock,
+      onRefused: (because) => metrics.refused(because), logger: logger.child({ component: 'edge' }),
+    })
+    const handler: Handler<ConnectionContext> = this.edge.handler(this.#phases.handler)
     this.mesh.store.onChange((changes) => retireStale(this.pool, changes))
     this.resources.onChange((kinds) => this.#onResources(kinds))
     certificateMetrics(metrics, this.identities.manager)
@@ -162,7 +172,7 @@ export class Waypoint {
 
   /** What must be there before somebody is sent here; empty when it is ready. */
   waitingFor(): string[] {
-    if (this.#state === 'draining') return ['the end of what is under way']
+    if (this.isDraining) return ['the end of what is under way']
     return [
       ...(this.#state === 'starting' ? ['its listeners'] : []),
       ...(this.mesh.isKnown ? [] : ['the first answer of the control plane']),
@@ -173,11 +183,11 @@ export class Waypoint {
 
   /** Where it listens. */
   listeners(): { readonly name: string; readonly port: number | undefined; readonly protocol: string }[] {
-    return [{ name: 'hbone', port: this.tunnels.port, protocol: 'hbone' }]
+    return [{ name: 'hbone', port: this.tunnels.port, protocol: 'hbone' }, ...this.edge.views()]
   }
 
   get isDraining(): boolean {
-    return this.#state === 'draining'
+    return this.#state === 'draining' || this.#state === 'closed'
   }
 
   #onResources(kinds: ReadonlySet<string>): void {
@@ -192,14 +202,15 @@ export class Waypoint {
    * for it is over. close() must follow.
    */
   async drain(): Promise<void> {
-    if (this.#state === 'draining') return
+    if (this.isDraining) return
     this.#state = 'draining'
     const { drainDelayMs, drainSeconds } = this.config
     this.#logger.info({ streams: this.tunnels.streams, http: this.front.connections }, 'finishing what is under way')
     await new Promise<void>((resolve) => setTimeout(resolve, drainDelayMs))
+    this.edge.stopListening()
     // The answers tell clients of HTTP to go, before their tunnels do.
     this.front.drain()
-    const done = Promise.all([this.tunnels.drain(), this.connections.idle()])
+    const done = Promise.all([this.tunnels.drain(), this.connections.idle(), this.#requestsEnd()])
     const timer = Promise.withResolvers<'late'>()
     const late = drainSeconds === 0 ? undefined : setTimeout(() => timer.resolve('late'), drainSeconds * 1_000)
     const outcome = await Promise.race([done.then(() => 'done' as const), timer.promise])
@@ -207,9 +218,15 @@ export class Waypoint {
     if (outcome === 'late') this.#logger.warn({ streams: this.tunnels.streams, http: this.front.connections }, 'the time for finishing is over')
   }
 
+  /** Those of tunnels end with them; an ingress has others. */
+  async #requestsEnd(): Promise<void> {
+    while (this.front.connections > 0 && this.#state !== 'closed') await new Promise<void>((resolve) => setTimeout(resolve, endCheckMs))
+  }
+
   /** Cuts what there is. */
   async close(): Promise<void> {
-    this.#state = 'draining'
+    this.#state = 'closed'
+    this.edge.stopListening()
     this.connections.close()
     this.front.close()
     this.forwarder.close({ cut: true })
