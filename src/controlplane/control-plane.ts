@@ -114,10 +114,10 @@ export class ControlPlane {
     const { workloads, services, policies, waypoints } = this.#translator
     const all: StoreDelta = { ...delta, ...ofWaypoints }
     if (isWhole) {
-      this.#send((store) => store.replace({ workloads: [...workloads.values()], services: [...services.values()], policies: [...policies.values()], waypoint: waypoints }), all)
-    } else if (Object.values(all).some((part: readonly unknown[] | ReadonlyMap<string, unknown>) => ('size' in part ? part.size : part.length) > 0)) {
-      this.#send((store) => store.apply(all), all)
-    }
+      this.#send((store) => store.replace({
+        workloads: [...workloads.values()], services: [...services.values()], policies: [...policies.values()], waypoint: waypoints,
+      }), all)
+    } else if (hasChanges(all)) this.#send((store) => store.apply(all), all)
     this.#options.onPublished?.(delta, translateMs)
     this.#logProblems()
     this.#file?.changed()
@@ -136,7 +136,7 @@ export class ControlPlane {
       if (tookMs > longTranslationMs) this.#waypointsNotBeforeMs = endedMs + tookMs * pauseFactor
       return changes
     } catch (error) {
-      this.#logger.error({ because: describeError(error) }, 'what gateways are told cannot be translated, so they keep what they have')
+      this.#logger.error({ because: describeError(error) }, 'gateways keep what they have, because it cannot be translated')
       return undefined
     }
   }
@@ -150,9 +150,9 @@ export class ControlPlane {
     } catch (error) {
       this.#logger.error({ because: describeError(error) }, 'changes cannot be published as a whole, trying each')
     }
-    const { services = [], workloads = [], policies = [], waypoint = [], removedAddresses = [], removedPolicies = [], removedWaypoint = [] } = delta
+    const { services = [], workloads = [], policies = [], waypoint = [], ...removals } = delta
     const each: readonly (readonly [name: string, part: StoreDelta])[] = [
-      ['removals', { removedAddresses, removedPolicies, removedWaypoint }],
+      ['removals', removals],
       ...services.map((service) => [serviceKey(service), { services: [service] }] as const),
       ...workloads.map((workload) => [`${workload.uid} ${workload.ips.join()}`, { workloads: [workload] }] as const),
       ...policies.map((policy) => [policyKey(policy), { policies: [policy] }] as const),
@@ -215,4 +215,9 @@ export class ControlPlane {
     this.#options.pods.close()
     await this.#file?.close()
   }
+}
+
+function hasChanges(delta: StoreDelta): boolean {
+  const parts: readonly (readonly unknown[] | ReadonlyMap<string, unknown>)[] = Object.values(delta)
+  return parts.some((part) => ('size' in part ? part.size : part.length) > 0)
 }

@@ -5,7 +5,7 @@ import { objectKey, type Problem } from '../model/manifest.ts'
 import { gatewayPrefix } from '../model/waypoint-config.ts'
 import type { NodeStatus } from '../xds/node-records.ts'
 import type { ResourceType } from '../xds/resource-types.ts'
-import type { WaypointBinding } from './translate/routes/bindings.ts'
+import type { RefusedBecause, WaypointBinding } from './translate/routes/bindings.ts'
 import type { ResourceNames, Translator } from './translate/translator.ts'
 
 export interface StatusFacts {
@@ -102,7 +102,9 @@ function statusOf(
   }
 }
 
-const refusals = { notFound: 'WaypointNotFound', notWaypoint: 'NotWaypoint', notPermitted: 'AttachmentDenied', unsupportedTraffic: 'UnsupportedTrafficType' } as const
+const refusals: Readonly<Record<RefusedBecause, string>> = {
+  notFound: 'WaypointNotFound', notWaypoint: 'NotWaypoint', notPermitted: 'AttachmentDenied', unsupportedTraffic: 'UnsupportedTrafficType',
+}
 
 function waypointCondition(binding: WaypointBinding | undefined): RouteCondition | undefined {
   if (!binding || binding.t === 'none') return undefined
@@ -138,7 +140,8 @@ class Answers {
       const prefix = gateway && gatewayPrefix(gateway)
       // Gateways have no use for policies of ztunnels, and nobody has one for what another gateway is told.
       const asked: readonly (readonly [ResourceType, readonly string[]])[] = [
-        ['address', addresses], ['authorization', gateway ? [] : policies], ['waypoint', prefix === undefined ? [] : waypoints.filter((name) => name.startsWith(prefix))],
+        ['address', addresses], ['authorization', gateway ? [] : policies],
+        ['waypoint', prefix === undefined ? [] : waypoints.filter((name) => name.startsWith(prefix))],
       ]
       const own = asked.filter(([, names]) => names.length > 0)
       if (own.length === 0) continue

@@ -24,8 +24,9 @@ function dataOf(decode: (text: string) => string | undefined, expected: string) 
       let bytes = 0
       for (const [name, text] of Object.entries(value)) {
         const decoded = typeof text === 'string' ? decode(text) : undefined
-        if (!plainName.test(name)) ctx.addIssue({ code: 'custom', message: 'a name in it must be of letters, digits, -, _ and .' })
-        else if (decoded === undefined) ctx.addIssue({ code: 'custom', path: name.length <= longestShown ? [name] : [], message: expected })
+        const refuse = (message: string, path: string[] = []): void => ctx.addIssue({ code: 'custom', path, message })
+        if (!plainName.test(name)) refuse('a name in it must be of letters, digits, -, _ and .')
+        else if (decoded === undefined) refuse(expected, name.length <= longestShown ? [name] : [])
         else found.push([name, decoded])
         bytes += typeof text === 'string' ? text.length : 0
       }
@@ -36,13 +37,16 @@ function dataOf(decode: (text: string) => string | undefined, expected: string) 
 
 function fromBase64(text: string): string | undefined {
   const packed = text.replace(/\s+/g, '')
-  return packed.length % 4 === 0 && /^[A-Za-z0-9+/]*={0,2}$/.test(packed) ? Buffer.from(packed, 'base64').toString('utf8') : undefined
+  const isBase64 = packed.length % 4 === 0 && /^[A-Za-z0-9+/]*={0,2}$/.test(packed)
+  return isBase64 ? Buffer.from(packed, 'base64').toString('utf8') : undefined
 }
 
 const plain = dataOf((text) => text, 'must be text')
 
 export const secretSchema = z
-  .object({ metadata, type: z.string().max(253).default('Opaque'), data: dataOf(fromBase64, 'must be base64'), stringData: plain })
+  .object({
+    metadata, type: z.string().max(253).default('Opaque'), data: dataOf(fromBase64, 'must be base64'), stringData: plain,
+  })
   // As in Kubernetes: what is written as text counts.
   .transform(({ stringData, data, ...rest }) => ({ ...rest, data: { ...data, ...stringData } }))
 

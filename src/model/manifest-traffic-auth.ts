@@ -1,5 +1,5 @@
-// RequestAuthentication with Istio's spec: whose tokens are believed. AuthorizationProvider, our own: who is asked whether a request
-// may pass. Shape only; what a proxy does with it is said where it is enforced. Unknown fields are refused: a misspelt
+// RequestAuthentication with Istio's spec: whose tokens are believed. AuthorizationProvider, our own: who is asked whether a
+// request may pass. Shape only; what a proxy does with it is said where it is enforced. Unknown fields are refused: a misspelt
 // `audiences` that were dropped would believe tokens meant for others.
 import { z } from 'zod'
 import { hostname, metadata, portNumber, shortName } from './manifest-fields.ts'

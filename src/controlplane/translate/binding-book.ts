@@ -12,7 +12,7 @@ import type { TranslateSettings } from './settings.ts'
 type Labels = Readonly<Record<string, string>>
 
 export interface BindingListener {
-  /** Services and workloads with these labels (all without any) of this namespace (all without one) may be bound to something else now. */
+  /** What has these labels (all without any) in this namespace (all without one) may be bound to something else now. */
   bindings(namespace: string | undefined, labels: Labels | undefined): void
   /** So may the Service of that name. */
   service(namespace: string, name: string): void

@@ -184,7 +184,7 @@ export class Translator {
     return this.#waypoints.isStale
   }
 
-  /** Whether services lead to another waypoint than at the last `flushWaypoints`: it should know of them before their clients do. */
+  /** Whether services lead to other waypoints than at the last `flushWaypoints`: those should know of it before clients do. */
   get hasNewWaypoints(): boolean {
     return this.#hasNewWaypoints
   }

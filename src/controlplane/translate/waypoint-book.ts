@@ -1,6 +1,6 @@
-// What gateways are told, kept until something that it depends on changes. Routes and policies are translated all together, so this
-// only remembers that something changed; when to translate is for who knows how much time there is. A mesh without anything for
-// gateways never pays for it, and pods coming and going are no change.
+// What gateways are told, kept until something that it depends on changes. Routes and policies are translated all together, so
+// this only remembers that something changed; when to translate is for who knows how much time there is. A mesh without anything
+// for gateways never pays for it, and pods coming and going are no change.
 import { isDeepStrictEqual } from 'node:util'
 import { policyKey } from '../../model/authorization.ts'
 import type { ManifestObject } from '../../model/manifest.ts'
@@ -77,7 +77,9 @@ export class WaypointBook {
   resourcesOf(key: string): readonly string[] {
     if (!this.#byObject) {
       const found = new Map<string, string[]>()
-      for (const [name, resource] of this.#resources) for (const object of new Set(madeOf(name, resource))) getOrMake(found, object, () => []).push(name)
+      for (const [name, resource] of this.#resources) {
+        for (const object of new Set(madeOf(name, resource))) getOrMake(found, object, () => []).push(name)
+      }
       this.#byObject = found
     }
     return this.#byObject.get(key) ?? none
@@ -143,5 +145,6 @@ function saysTheSame(before: ManifestObject, after: ManifestObject): boolean {
 
 function told({ kind, metadata: { labels, creationTimestamp }, ...rest }: ManifestObject): unknown {
   const spec: unknown = 'spec' in rest ? rest.spec : undefined
-  return { kind, labels, creationTimestamp, spec: kind === 'Service' && typeof spec === 'object' ? { ...spec, selector: undefined } : spec }
+  const isService = kind === 'Service' && typeof spec === 'object'
+  return { kind, labels, creationTimestamp, spec: isService ? { ...spec, selector: undefined } : spec }
 }

@@ -1,24 +1,35 @@
 // AuthorizationPolicy to the L7 policy that a gateway enforces: the parts that a connection can answer as ztunnels read them, and
 // beside them what only requests can. What cannot be read makes the whole policy unsupported, so that it refuses where it would
 // deny and permits nothing where it would allow.
-import { emptyL7Match, type AuthorizationL7, type L7Action, type L7Clause, type L7Match, type PathPattern, type ValueCondition } from '../../../model/authorization-l7.ts'
+import {
+  emptyL7Match, type AuthorizationL7, type L7Action, type L7Clause, type L7Match, type PathPattern, type ValueCondition,
+} from '../../../model/authorization-l7.ts'
 import type { AuthorizationPolicyManifest } from '../../../model/manifest.ts'
-import { isL4Condition, type PolicyCondition, type PolicyOperation, type PolicyRule, type PolicySource } from '../../../model/manifest-policy.ts'
-import { cidrsOf, conditionMatch, emptyMatch, isDryRunPolicy, operationMatch, parseCidr, sourceMatch, stringMatch, stringsOf } from '../authorization-policy.ts'
+import {
+  isL4Condition, type PolicyCondition, type PolicyOperation, type PolicyRule, type PolicySource,
+} from '../../../model/manifest-policy.ts'
+import {
+  cidrsOf, conditionMatch, emptyMatch, isDryRunPolicy, operationMatch, parseCidr, sourceMatch, stringMatch, stringsOf,
+} from '../authorization-policy.ts'
 import type { TranslateSettings } from '../settings.ts'
 
-const actions: Readonly<Record<AuthorizationPolicyManifest['spec']['action'], L7Action>> = { ALLOW: 'allow', DENY: 'deny', AUDIT: 'audit', CUSTOM: 'custom' }
+const actions: Readonly<Record<AuthorizationPolicyManifest['spec']['action'], L7Action>> = {
+  ALLOW: 'allow', DENY: 'deny', AUDIT: 'audit', CUSTOM: 'custom',
+}
 
 /** Key of the provider that a CUSTOM policy names, or why there is none. */
 export type NamedProvider = { readonly key: string } | { readonly missing: string }
 
 /** `provider` is of a policy with the action CUSTOM. */
-export function translateL7({ metadata: { name, namespace, ...metadata }, spec }: AuthorizationPolicyManifest, provider: NamedProvider | undefined, settings: TranslateSettings): AuthorizationL7 {
+export function translateL7(
+  { metadata, spec }: AuthorizationPolicyManifest, provider: NamedProvider | undefined, settings: TranslateSettings,
+): AuthorizationL7 {
+  const { name, namespace } = metadata
   const problems: string[] = []
   const rules = spec.rules.map((rule) => ruleOf(rule, namespace, settings, problems))
   if (provider && 'missing' in provider) problems.push(provider.missing)
   return {
-    name, namespace, action: actions[spec.action], rules, isDryRun: isDryRunPolicy({ name, namespace, ...metadata }),
+    name, namespace, action: actions[spec.action], rules, isDryRun: isDryRunPolicy(metadata),
     ...(provider && 'key' in provider ? { provider: provider.key } : {}),
     ...(problems[0] === undefined ? {} : { unsupported: problems[0] }),
   }

@@ -1,5 +1,5 @@
-// What Secrets and ConfigMaps hold for TLS: a certificate with its key, and authorities. What cannot be used is not there at all: a
-// handshake fails rather than being made with half of it. Reasons never quote what they are about.
+// What Secrets and ConfigMaps hold for TLS: a certificate with its key, and authorities. What cannot be used is not there at all:
+// a handshake fails rather than being made with half of it. Reasons never quote what they are about.
 import { createPrivateKey, X509Certificate, type KeyObject } from 'node:crypto'
 import type { ConfigMapManifest, SecretManifest } from '../../../model/manifest.ts'
 
@@ -35,7 +35,9 @@ function textOf(data: Readonly<Record<string, string>>, name: string): string | 
 function certificateOf({ type, data }: SecretManifest): Pick<TlsContent, 'certificate' | 'certificateProblem'> {
   const [chainText, keyText] = [textOf(data, 'tls.crt'), textOf(data, 'tls.key')]
   if (chainText === undefined && keyText === undefined && type !== 'kubernetes.io/tls') return {}
-  if (chainText === undefined || keyText === undefined) return { certificateProblem: `${chainText === undefined ? 'tls.crt' : 'tls.key'} is missing` }
+  if (chainText === undefined || keyText === undefined) {
+    return { certificateProblem: `${chainText === undefined ? 'tls.crt' : 'tls.key'} is missing` }
+  }
   const chain = certificates(chainText, longestChain)
   if (typeof chain === 'string') return { certificateProblem: `tls.crt ${chain}` }
   const key = keyOf(keyText)

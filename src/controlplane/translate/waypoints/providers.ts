@@ -23,7 +23,9 @@ export class Providers {
     const slash = name.indexOf('/')
     const key = slash < 0 ? `${namespace}/${name}` : name
     const from = key.slice(0, key.indexOf('/'))
-    if (from !== namespace && !this.#rootNamespaces.includes(from)) return { missing: `the AuthorizationProvider ${key} is neither of its own namespace nor of a root namespace` }
+    if (from !== namespace && !this.#rootNamespaces.includes(from)) {
+      return { missing: `the AuthorizationProvider ${key} is neither of its own namespace nor of a root namespace` }
+    }
     return this.#byKey.has(key) ? { key } : { missing: `there is no AuthorizationProvider ${key}` }
   }
 
@@ -38,8 +40,9 @@ function providerOf(object: AuthorizationProviderManifest, world: World, finding
   const found = world.byHost(hostname, namespace)
   const target = found && isVisible(found, namespace) ? found : undefined
   const instead = spec.failOpen ? 'everything is let through' : `everything is answered ${spec.statusOnError}`
-  if (!target) findings.problem(objectKey(object), `there is no service with the host ${hostname}: ${instead}`)
-  else if (!target.ports.some(({ number }) => number === spec.port)) findings.problem(objectKey(object), `${target.key} has no port ${spec.port}: ${instead}`)
+  const problem = (text: string): void => findings.problem(objectKey(object), `${text}: ${instead}`)
+  if (!target) problem(`there is no service with the host ${hostname}`)
+  else if (!target.ports.some(({ number }) => number === spec.port)) problem(`${target.key} has no port ${spec.port}`)
   return {
     name: fullName(object),
     protocol: spec.protocol === 'GRPC' ? 'grpc' : 'http',

@@ -1,5 +1,5 @@
-// Which parts of which Secrets and ConfigMaps one gateway is told: a private key only to who presents the certificate, authorities
-// only to who verifies with them.
+// Which parts of which Secrets and ConfigMaps one gateway is told: a private key only to who presents the certificate,
+// authorities only to who verifies with them.
 import { objectKey, type ConfigMapManifest, type SecretManifest } from '../../../model/manifest.ts'
 import type { WaypointResource } from '../../../model/waypoint-config.ts'
 import type { Findings } from '../routes/findings.ts'
@@ -25,7 +25,7 @@ export class Secrets {
     const { certificate, authorities, certificateProblem, authoritiesProblem } = tlsContent(object)
     getOrMake(this.#used, key, () => new Set<Part>()).add(part)
     if ((part === 'certificate' ? certificate : authorities) !== undefined) return undefined
-    const why = part === 'certificate' ? (certificateProblem ?? 'tls.crt and tls.key are missing') : (authoritiesProblem ?? 'ca.crt is missing')
+    const why = part === 'certificate' ? certificateProblem ?? 'tls.crt and tls.key are missing' : authoritiesProblem ?? 'ca.crt is missing'
     return `the ${key} cannot be used: ${why}`
   }
 
@@ -47,6 +47,8 @@ export function remarkSecrets(objects: Iterable<SecretManifest | ConfigMapManife
   for (const object of objects) {
     if (object.kind !== 'Secret' || object.type !== 'kubernetes.io/tls') continue
     const { certificateProblem, authoritiesProblem } = tlsContent(object)
-    for (const problem of [certificateProblem, authoritiesProblem]) if (problem !== undefined) findings.problem(objectKey(object), problem)
+    for (const problem of [certificateProblem, authoritiesProblem]) {
+      if (problem !== undefined) findings.problem(objectKey(object), problem)
+    }
   }
 }

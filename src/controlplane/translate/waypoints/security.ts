@@ -1,10 +1,12 @@
-// Which policies and whose tokens count where: AuthorizationPolicies and RequestAuthentications by what they name in targetRefs. For
-// a service behind a waypoint those of the service, of its waypoint and of the waypoint's class count together; for a listener
+// Which policies and whose tokens count where: AuthorizationPolicies and RequestAuthentications by what they name in targetRefs.
+// For a service behind a waypoint those of the service, of its waypoint and of the waypoint's class count together; for a listener
 // those of its Gateway and of the class. A policy that counts nowhere says so on itself.
 import { policyKey } from '../../../model/authorization.ts'
 import type { AuthorizationL7 } from '../../../model/authorization-l7.ts'
 import { gatewayGroup } from '../../../model/manifest-gateway.ts'
-import { objectKey, type AuthorizationPolicyManifest, type GatewayManifest, type RequestAuthenticationManifest } from '../../../model/manifest.ts'
+import {
+  objectKey, type AuthorizationPolicyManifest, type GatewayManifest, type RequestAuthenticationManifest,
+} from '../../../model/manifest.ts'
 import type { SecurityScope } from '../../../model/waypoint-config.ts'
 import { dryRunNote, targetsOf, type TargetReference } from '../authorization-policy.ts'
 import type { WaypointBinding } from '../routes/bindings.ts'
@@ -16,6 +18,11 @@ import { translateL7 } from './authorization-l7.ts'
 import type { Providers } from './providers.ts'
 
 type Policy = AuthorizationPolicyManifest | RequestAuthenticationManifest
+
+const closed = 'everything that it is for is refused'
+const unsupportedMeans: Readonly<Record<AuthorizationL7['action'], string>> = {
+  allow: 'it allows nothing', deny: closed, custom: closed, audit: 'it marks nothing',
+}
 
 /** What was said for one thing, in the order of age. */
 interface Said {
@@ -31,7 +38,9 @@ export class Security {
   readonly #findings: Findings
 
   /** `policies` in the order of age. */
-  constructor(policies: readonly Policy[], world: World, bindings: ReadonlyMap<string, WaypointBinding>, providers: Providers, findings: Findings) {
+  constructor(
+    policies: readonly Policy[], world: World, bindings: ReadonlyMap<string, WaypointBinding>, providers: Providers, findings: Findings,
+  ) {
     this.#world = world
     this.#bindings = bindings
     this.#findings = findings
@@ -50,11 +59,11 @@ export class Security {
   }
 
   #translate(policy: AuthorizationPolicyManifest, providers: Providers): AuthorizationL7 {
-    const provider = policy.spec.action === 'CUSTOM' ? providers.named(policy.spec.provider?.name, policy.metadata.namespace) : undefined
+    const { spec, metadata: { namespace } } = policy
+    const provider = spec.action === 'CUSTOM' ? providers.named(spec.provider?.name, namespace) : undefined
     const l7 = translateL7(policy, provider, this.#world.settings)
     if (l7.unsupported !== undefined) {
-      const instead = { allow: 'it allows nothing', deny: 'everything that it is for is refused', custom: 'everything that it is for is refused', audit: 'it marks nothing' }[l7.action]
-      this.#findings.problem(objectKey(policy), `${l7.unsupported}: ${instead}`)
+      this.#findings.problem(objectKey(policy), `${l7.unsupported}: ${unsupportedMeans[l7.action]}`)
     }
     if (l7.isDryRun) this.#findings.note(objectKey(policy), dryRunNote)
     return l7
@@ -64,7 +73,9 @@ export class Security {
   #targetOf(policy: Policy, { group, kind, name, namespace }: TargetReference): string | undefined {
     const own = policy.metadata.namespace
     const problem = (text: string): undefined => void this.#findings.problem(objectKey(policy), text)
-    if (namespace !== undefined && namespace !== own) return problem(`targetRefs: ${kind} ${namespace}/${name} is of another namespace, which only its own policies can be for`)
+    if (namespace !== undefined && namespace !== own) {
+      return problem(`targetRefs: ${kind} ${namespace}/${name} is of another namespace, which only its own policies can be for`)
+    }
     const isOf = (...groups: readonly string[]): boolean => group === undefined || groups.includes(group)
     if (kind === 'GatewayClass' && isOf(gatewayGroup)) return this.#classOf(policy, name)
     if (kind === 'Gateway' && isOf(gatewayGroup)) return this.#gatewayOf(policy, name)
@@ -72,27 +83,31 @@ export class Security {
       const targets = this.#world.targetsOf(kind, own, name)
       const target = `${kind} ${own}/${name}`
       if (targets.length === 0) return problem(`there is no ${target} (TargetNotFound)`)
-      if (targets.every(({ key }) => this.#bindings.get(key)?.t !== 'bound')) problem(`${target} is behind no waypoint, so nothing of it is enforced there (AncestorNotBound)`)
+      if (targets.every(({ key }) => this.#bindings.get(key)?.t !== 'bound')) {
+        problem(`${target} is behind no waypoint, so nothing of it is enforced there (AncestorNotBound)`)
+      }
       return target
     }
-    return problem(`targetRefs: a ${kind}${group === undefined || group === '' ? '' : ` of the group ${group}`} is nothing that a policy can be for`)
+    const ofGroup = group === undefined || group === '' ? '' : ` of the group ${group}`
+    return problem(`targetRefs: a ${kind}${ofGroup} is nothing that a policy can be for`)
   }
 
   #gatewayOf(policy: Policy, name: string): string | undefined {
     const { namespace } = policy.metadata
     const gateway = this.#world.gateway(namespace, name)
-    if (!gateway) return void this.#findings.problem(objectKey(policy), `there is no Gateway ${namespace}/${name} (TargetNotFound)`)
-    if (roleOf(gateway, this.#world) === undefined) return void this.#findings.note(objectKey(policy), `the Gateway ${namespace}/${name} is served by somebody else`)
-    return objectKey(gateway)
+    if (gateway && roleOf(gateway, this.#world) !== undefined) return objectKey(gateway)
+    if (gateway) this.#findings.note(objectKey(policy), `the Gateway ${namespace}/${name} is served by somebody else`)
+    else this.#findings.problem(objectKey(policy), `there is no Gateway ${namespace}/${name} (TargetNotFound)`)
+    return undefined
   }
 
   #classOf(policy: Policy, name: string): string | undefined {
     const { rootNamespaces } = this.#world.settings
-    if (!rootNamespaces.includes(policy.metadata.namespace)) {
-      return void this.#findings.problem(objectKey(policy), `only a policy in ${rootNamespaces.join(' or ')} can be for a GatewayClass`)
-    }
-    if (roleOfClass(name, this.#world) === undefined) return void this.#findings.note(objectKey(policy), `the GatewayClass ${name} is served by somebody else`)
-    return `GatewayClass ${name}`
+    const isRoot = rootNamespaces.includes(policy.metadata.namespace)
+    if (isRoot && roleOfClass(name, this.#world) !== undefined) return `GatewayClass ${name}`
+    if (isRoot) this.#findings.note(objectKey(policy), `the GatewayClass ${name} is served by somebody else`)
+    else this.#findings.problem(objectKey(policy), `only a policy in ${rootNamespaces.join(' or ')} can be for a GatewayClass`)
+    return undefined
   }
 
   /** For what has no policies of its own at this Gateway. */

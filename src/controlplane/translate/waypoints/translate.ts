@@ -1,10 +1,9 @@
-// From all objects to what each gateway of ours (a waypoint or an ingress) is told, and what there is to say of each object. Pure:
-// the same objects give the same in whatever order they come. A gateway is told what is its own: routes of the services behind
-// it, what those routes lead to, and of Secrets only those that their owners let it have, and of those only the part it needs.
+// From all objects to what each gateway of ours (a waypoint or an ingress) is told, and what there is to say of each object.
+// Pure: the same objects give the same in whatever order they come. A gateway is told what is its own: routes of the services
+// behind it, what those lead to, and of Secrets only those that their owners let it have, and of those only the part it needs.
 import { gatewayGroup } from '../../../model/manifest-gateway.ts'
 import {
-  objectKey, type AuthorizationPolicyManifest, type AuthorizationProviderManifest, type ConfigMapManifest, type GatewayManifest, type ManifestObject,
-  type RequestAuthenticationManifest, type SecretManifest,
+  objectKey, type ConfigMapManifest, type GatewayManifest, type ManifestObject, type SecretManifest,
 } from '../../../model/manifest.ts'
 import type { Backend, DestinationPolicy, GatewayListener, RouteTable, TrafficPolicy } from '../../../model/route.ts'
 import { waypointResourceName, type SecurityScope, type WaypointResource } from '../../../model/waypoint-config.ts'
@@ -35,34 +34,43 @@ export function translateWaypoints(objects: Iterable<ManifestObject>, settings: 
   const findings = new Findings()
   const routes = routesOf(world, findings)
   const bindings = serviceBindings(world, settings)
-  const policies = all.filter((object): object is AuthorizationPolicyManifest | RequestAuthenticationManifest => object.kind === 'AuthorizationPolicy' || object.kind === 'RequestAuthentication')
-  const providers = new Providers(all.filter((object): object is AuthorizationProviderManifest => object.kind === 'AuthorizationProvider'), world, findings)
-  const security = new Security(policies.sort(byAgeAndName), world, bindings, providers, findings)
+  const policies = ofKinds(all, 'AuthorizationPolicy', 'RequestAuthentication').sort(byAgeAndName)
+  const providers = new Providers(ofKinds(all, 'AuthorizationProvider'), world, findings)
+  const security = new Security(policies, world, bindings, providers, findings)
   const secrets = new Map<string, SecretManifest | ConfigMapManifest>()
-  for (const object of all) if (object.kind === 'Secret' || object.kind === 'ConfigMap') secrets.set(objectKey(object), object)
+  for (const object of ofKinds(all, 'Secret', 'ConfigMap')) secrets.set(objectKey(object), object)
   remarkSecrets(secrets.values(), findings)
   remarkWishes(all, world, settings, findings)
   remarkUnserved(routes, world, bindings, findings)
-  const parts = new Parts(world, routes, bindings)
+  const parts = new Parts(routes, bindings)
   const resources = new Map<string, WaypointResource>()
   for (const gateway of [...world.gateways].sort((a, b) => (fullName(a) < fullName(b) ? -1 : 1))) {
     const role = roleOf(gateway, world)
     if (role === undefined) continue
     remarkFailureMode(gateway, role === 'waypoint', findings)
     const own = new Resources(gateway, world, parts, { security, providers, secrets }, findings)
-    for (const resource of role === 'waypoint' ? own.ofWaypoint() : own.ofIngress()) resources.set(waypointResourceName(gateway.metadata, resource), resource)
+    for (const resource of role === 'waypoint' ? own.ofWaypoint() : own.ofIngress()) {
+      resources.set(waypointResourceName(gateway.metadata, resource), resource)
+    }
   }
   return { resources, findings: findings.result() }
+}
+
+function ofKinds<K extends ManifestObject['kind']>(objects: readonly ManifestObject[], ...kinds: readonly K[]): Extract<ManifestObject, { kind: K }>[] {
+  return objects.filter((object): object is Extract<ManifestObject, { kind: K }> => kinds.some((kind) => kind === object.kind))
 }
 
 function remarkFailureMode(gateway: GatewayManifest, isWaypoint: boolean, findings: Findings): void {
   const { [waypointFailureModeAnnotation]: mode } = gateway.metadata.annotations
   if (mode === undefined) return
-  if (!isWaypoint) findings.note(objectKey(gateway), `the annotation ${waypointFailureModeAnnotation} is for waypoints`)
-  else if (mode !== 'open' && mode !== 'closed') findings.problem(objectKey(gateway), `the annotation ${waypointFailureModeAnnotation} is ${JSON.stringify(mode.slice(0, 63))}, neither open nor closed: it counts as closed`)
+  const text = `the annotation ${waypointFailureModeAnnotation} is`
+  if (!isWaypoint) findings.note(objectKey(gateway), `${text} for waypoints`)
+  else if (mode !== 'open' && mode !== 'closed') {
+    findings.problem(objectKey(gateway), `${text} ${JSON.stringify(mode.slice(0, 63))}, neither open nor closed: it counts as closed`)
+  }
 }
 
-/** Rules for a service are its waypoint's to follow: without one they are in force nowhere, and so are filters that only they have. */
+/** Rules for a service are its waypoint's to follow: without one they are in force nowhere, nor are filters that only they have. */
 function remarkUnserved(
   { tables }: Pick<RouteTranslation, 'tables'>, world: World, bindings: ReadonlyMap<string, WaypointBinding>, findings: Findings,
 ): void {
@@ -71,10 +79,11 @@ function remarkUnserved(
   for (const { key, http, tcp } of tables) {
     const target = world.targets.get(key.slice(0, key.lastIndexOf(':')))
     const isServed = key.startsWith('Gateway ') || (target && bindings.get(target.key)?.t === 'bound')
-    for (const rule of [...http, ...tcp]) {
-      for (const object of [rule.origin, ...('filters' in rule ? rule.filters : [])]) {
-        if (isServed) served.add(object)
-        else if (target && object !== objectKey(target.owner)) getOrMake(unserved, object, () => new Set<string>()).add(ownerName(target))
+    const objects = [...http.flatMap(({ origin, filters }) => [origin, ...filters]), ...tcp.map(({ origin }) => origin)]
+    for (const object of objects) {
+      if (isServed) served.add(object)
+      else if (target && object !== objectKey(target.owner)) {
+        getOrMake(unserved, object, () => new Set<string>()).add(ownerName(target))
       }
     }
   }
@@ -94,10 +103,12 @@ class Parts {
   readonly bound = new Map<string, string[]>()
   readonly listeners = new Map<string, GatewayListener[]>()
 
-  constructor(world: World, routes: Omit<RouteTranslation, 'findings'>, bindings: ReadonlyMap<string, WaypointBinding>) {
+  constructor(routes: Omit<RouteTranslation, 'findings'>, bindings: ReadonlyMap<string, WaypointBinding>) {
     this.routes = routes
     for (const table of routes.tables) getOrMake(this.tables, table.key, () => []).push(table)
-    for (const [key, binding] of bindings) if (binding.t === 'bound' && world.targets.has(key)) getOrMake(this.bound, fullNameOf(binding.waypoint), () => []).push(key)
+    for (const [key, binding] of bindings) {
+      if (binding.t === 'bound') getOrMake(this.bound, fullNameOf(binding.waypoint), () => []).push(key)
+    }
     for (const listener of routes.listeners) getOrMake(this.listeners, fullNameOf(listener.gateway), () => []).push(listener)
   }
 }
@@ -211,17 +222,24 @@ class Resources {
 
   /** The owner of a service that chose this gateway lets it speak for the service; others must say so in a ReferenceGrant. */
   #useDestination({ key, policy, ports, subsets }: DestinationPolicy, isBound: boolean): void {
-    const policies: readonly TrafficPolicy[] = [policy, ...ports.values(), ...[...subsets.values()].map((subset) => subset.policy)]
-    const { namespace: own } = this.#gateway.metadata
+    const policies: TrafficPolicy[] = [policy, ...ports.values()]
+    for (const subset of subsets.values()) policies.push(subset.policy)
     for (const { tls } of policies) {
       for (const [each, part] of [[tls?.caSecret, 'authorities'], [tls?.certificateSecret, 'certificate']] as const) {
         if (each === undefined) continue
-        const [namespace = '', name = ''] = each.split('/')
-        const mayHave = isBound || namespace === own || this.#world.mayName({ group: gatewayGroup, kind: 'Gateway', namespace: own }, { group: '', kind: 'Secret', namespace, name })
-        const missing = mayHave ? this.#secrets.use(`Secret ${each}`, part) : `no ReferenceGrant lets it use the Secret ${each} (RefNotPermitted)`
-        if (missing !== undefined) this.#findings.problem(objectKey(this.#gateway), `connections to ${key}: ${missing}, so none is made`)
+        const why = isBound || this.#mayName(each)
+          ? this.#secrets.use(`Secret ${each}`, part)
+          : `no ReferenceGrant lets it use the Secret ${each} (RefNotPermitted)`
+        if (why !== undefined) this.#findings.problem(objectKey(this.#gateway), `connections to ${key}: ${why}, so none is made`)
       }
     }
+  }
+
+  #mayName(secret: string): boolean {
+    const [namespace = '', name = ''] = secret.split('/')
+    const { namespace: own } = this.#gateway.metadata
+    const from = { group: gatewayGroup, kind: 'Gateway', namespace: own }
+    return namespace === own || this.#world.mayName(from, { group: '', kind: 'Secret', namespace, name })
   }
 }
 

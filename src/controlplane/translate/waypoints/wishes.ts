@@ -7,13 +7,16 @@ import type { World } from '../routes/world.ts'
 import type { TranslateSettings } from '../settings.ts'
 import { labelsOfEntry } from '../workload.ts'
 
-export function remarkWishes(objects: readonly ManifestObject[], world: World, settings: TranslateSettings, findings: Findings): void {
+export function remarkWishes(
+  objects: readonly ManifestObject[], world: World, settings: TranslateSettings, findings: Findings,
+): void {
   for (const object of objects) {
     for (const thing of thingsOf(object)) {
       if (object.kind !== 'Namespace' && wishOf(thing.labels, thing.namespace, settings) === undefined) continue
       const binding = resolveBinding(thing, world, settings)
       if (binding.t !== 'refused') continue
-      findings.problem(objectKey(object), `cannot use the waypoint that it is to use, so connections to it are refused: ${binding.message}`)
+      const what = 'cannot use the waypoint that it is to use, so connections to it are refused'
+      findings.problem(objectKey(object), `${what}: ${binding.message}`)
     }
   }
 }
@@ -21,7 +24,8 @@ export function remarkWishes(objects: readonly ManifestObject[], world: World, s
 /** What an object's labels are said for. */
 function thingsOf(object: ManifestObject): readonly BoundThing[] {
   switch (object.kind) {
-    case 'Namespace': return (['service', 'workload'] as const).map((kind) => ({ kind, namespace: object.metadata.name, labels: {} }))
+    case 'Namespace':
+      return (['service', 'workload'] as const).map((kind) => ({ kind, namespace: object.metadata.name, labels: {} }))
     case 'Service': return [serviceThing(object)]
     case 'ServiceEntry': return [serviceThing(object)]
     case 'WorkloadEntry': return [workload(object.metadata.namespace, labelsOfEntry(object.metadata.labels, object.spec.labels))]
