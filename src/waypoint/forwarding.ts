@@ -1,9 +1,9 @@
 // The seam between deciding about a request and sending it: what the phases ask of the upstream side. Interface only: upstream/
 // implements it with endpoints, balancing, breakers, retries and pools.
 import type { Duplex, Readable } from 'node:stream'
-import type { HttpRule, TrafficPolicy } from '../model/route.ts'
+import type { Backend, HttpRule, TrafficPolicy } from '../model/route.ts'
 import type { Service, Workload } from '../model/workload.ts'
-import type { HeaderMap } from '../policy/l7/request-head.ts'
+import type { HeaderMap, RequestHead } from '../policy/l7/request-head.ts'
 import type { ConnectionContext } from './context.ts'
 import type { Request, Trailers } from './http/message.ts'
 import type { ExchangeReason, ExchangeRecord } from './record.ts'
@@ -41,6 +41,8 @@ export type ForwardOutcome =
 export interface Forwarder {
   /** Never rejects. Session cookies are in the answer's headers. */
   forward(plan: ForwardPlan): Promise<ForwardOutcome>
+  /** Which of a rule's backends a client's session belongs to: it goes before their weights. Undefined without a session that holds. */
+  sessionBackend?(rule: HttpRule, head: RequestHead): Backend | undefined
   /** A copy whose answer nobody wants; never fails anything. `body` is what may be sent of it. */
   mirror(plan: Omit<ForwardPlan, 'rule' | 'record'>, body: Uint8Array | undefined): void
   /** A connection for bytes that nobody looks into. Rejects with a MeshError. */

@@ -171,7 +171,9 @@ class Phases {
     { cors, cache }: { readonly cors: AnswerChanges['cors']; readonly cache: NamedFilter<'cache'> | undefined },
   ): Promise<Response> {
     const { rule } = compiled
-    const choice = compiled.weights?.choose(this.#parts.random())
+    // A session that stands is not moved to another backend by chance.
+    const session = rule.sessionPersistence && this.#parts.forwarder.sessionBackend?.(rule, passage.request.head)
+    const choice = session ? { t: 'backend' as const, backend: session } : compiled.weights?.choose(this.#parts.random())
     if (choice?.t !== 'backend') return this.#broken(passage, choice?.detail ?? choice?.because ?? 'no backends')
     const to = this.#backendTarget(choice.backend)
     if (!to) return this.#refuse(passage, { status: 503, because: 'noBackend', message: 'the backend of this route is not known' })

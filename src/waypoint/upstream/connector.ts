@@ -1,8 +1,8 @@
 // Makes the connection to one endpoint: through its tunnel or in plain TCP, and with TLS of our own on top where the policy asks for it.
 // For whom we connect stands in the CONNECT's headers. Keeps nothing.
-import { lookup } from 'node:dns'
-import { connect } from 'node:net'
-import type { LookupFunction, Socket } from 'node:net'
+import { lookup } from 'node:dns/promises'
+import { connect, isIP } from 'node:net'
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { canonicalIp } from '../../core/address.ts'
 import type { SocketAddr } from '../../core/address.ts'
@@ -51,14 +51,40 @@ async function openTunnel(plan: ConnectPlan, way: Way & { t: 'tunnel' }, parts: 
 }
 
 function dial(to: SocketAddr, timeoutMs: number, parts: UpstreamParts, signal: AbortSignal): Promise<Socket> {
-  const call = parts.dial ?? dialHere
-  return dialTarget({ address: to }, { dial: ({ address }, given) => call(address, given), clock: parts.clock, timeoutMs, signal })
+  const { dial: call = dialHere, resolve = resolveName, clock } = parts
+  const byName = async ({ address }: { readonly address: SocketAddr }, given: AbortSignal): Promise<Socket> => {
+    if (isIP(address.ip) !== 0) return await call(address, given)
+    // A name that somebody else owns must not lead to this pod itself, or to what answers on link-local addresses.
+    const outside = (await resolve(address.ip)).filter((ip) => !isInside(ip)).slice(0, mostAddresses)
+    let last: unknown = new MeshError('CONNECT_UNREACHABLE', `${address.ip} has no address outside this host`, { source: 'upstream' })
+    for (const ip of outside) {
+      try {
+        return await call({ ip, port: address.port }, given)
+      } catch (error) {
+        last = error
+        if (given.aborted) break
+      }
+    }
+    throw last
+  }
+  return dialTarget({ address: to }, { dial: byName, clock, timeoutMs, signal })
 }
 
-/** From this process's network namespace; names by the system's resolver. */
+/** Of one name, one after the other. */
+const mostAddresses = 4
+
+async function resolveName(host: string): Promise<readonly string[]> {
+  try {
+    return (await lookup(host, { all: true })).map(({ address }) => address)
+  } catch (cause) {
+    throw new MeshError('CONNECT_UNREACHABLE', `the name ${host} is not known`, { source: 'upstream', cause })
+  }
+}
+
+/** From this process's network namespace. */
 export function dialHere({ ip, port }: SocketAddr, signal: AbortSignal): Promise<Socket> {
   return new Promise((resolve, reject) => {
-    const socket = connect({ host: ip, port, allowHalfOpen: true, noDelay: true, autoSelectFamily: true, lookup: outsideOnly })
+    const socket = connect({ host: ip, port, allowHalfOpen: true, noDelay: true })
     const finish = (error?: Error): void => {
       signal.removeEventListener('abort', onAbort)
       socket.off('error', finish)
@@ -79,21 +105,6 @@ export function dialHere({ ip, port }: SocketAddr, signal: AbortSignal): Promise
     socket.once('connect', onConnect)
     signal.addEventListener('abort', onAbort, { once: true })
     if (signal.aborted) onAbort()
-  })
-}
-
-/** A name that somebody else owns must not lead to this pod itself, or to what answers on link-local addresses. */
-const outsideOnly: LookupFunction = (hostname, options, callback) => {
-  lookup(hostname, { ...options, all: true }, (error, found) => {
-    if (error) {
-      callback(error, '', 0)
-      return
-    }
-    const outside = found.filter(({ address }) => !isInside(address))
-    const [first] = outside
-    if (!first) callback(Object.assign(new Error(`${hostname} resolves to an address of this host only`), { code: 'EHOSTUNREACH' }), '', 0)
-    else if (options.all === true) callback(null, outside)
-    else callback(null, first.address, first.family)
   })
 }
 

@@ -27,8 +27,10 @@ export interface UpstreamParts {
   /** Who we are in tunnels, and what the pool keeps connections apart by. */
   readonly identity: Identity
   readonly sourceKey: string
-  /** `ip` may be a host name. Default: from this process's own network namespace. */
+  /** Default: from this process's own network namespace. */
   readonly dial?: (to: SocketAddr, signal: AbortSignal) => Promise<Socket>
+  /** Addresses of a name outside the mesh, the best first. Default: by the system's resolver. */
+  readonly resolve?: (host: string) => Promise<readonly string[]>
   readonly clock: Clock
   /** 0 <= x < 1. */
   readonly random: () => number
