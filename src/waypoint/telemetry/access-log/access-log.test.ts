@@ -78,6 +78,21 @@ describe('JSON', () => {
     expect(text.endsWith('}\n')).toBe(true)
   })
 
+  test('what is written once for a connection or a destination is not another one\'s', () => {
+    const template = '{"from":"%DOWNSTREAM_REMOTE_ADDRESS%","who":"%SIDESTEP(src.workload)%","code":"%RESPONSE_CODE%","to":"%SIDESTEP(dst.workload)%","of":"%SIDESTEP(dst.service)%"}'
+    const write = compileFormat(template)
+    const contexts = [1, 2].map((port) => testContext({ caller: { ...testContext().caller, address: { ip: '10.0.0.1', port } } }))
+    const destinations = [{ service, workload: db }, { service: { ...service, hostname: 'other' }, workload: db }, { service, workload: undefined }, { service: undefined, workload: undefined }]
+    for (let i = 0; i < 40; i++) {
+      const of = finished({ context: contexts[i % 2] ?? testContext(), destination: destinations[i % 4] ?? { service, workload: db }, status: 200 + i })
+      expect(JSON.parse(write?.(of) ?? '')).toEqual({
+        from: `10.0.0.1:${(i % 2) + 1}`, who: 'web-1', code: 200 + i, ...[
+          { to: 'db-1', of: 'db.shop.svc.cluster.local' }, { to: 'db-1', of: 'other' }, { of: 'db.shop.svc.cluster.local' }, {},
+        ][i % 4],
+      })
+    }
+  })
+
   test('a field that is not known is left out, also the first', () => {
     expect(line('{"a": "%REQ(X)%", "b": "%RESPONSE_CODE%"}')).toBe('{"b":200}\n')
     expect(line('{"a": "%REQ(X)%"}')).toBe('{}\n')

@@ -18,7 +18,12 @@ export interface Operator {
   readonly longest: number | undefined
   /** What it reads has a form that the format's owner chose, spaces included. */
   readonly isOwn: boolean
+  /** What it depends on, where that is less than the exchange: the same for all of a connection, or towards a destination. */
+  readonly scope: Scope | undefined
 }
+
+export type Scope = 'connection' | 'destination'
+
 
 const grpcNames = [
   'OK', 'Canceled', 'Unknown', 'InvalidArgument', 'DeadlineExceeded', 'NotFound', 'AlreadyExists', 'PermissionDenied', 'ResourceExhausted',
@@ -131,6 +136,19 @@ function headerRead(argument: string, headersOf: (of: Finished) => HeaderValues 
   }
 }
 
+const ofConnection: ReadonlySet<string> = new Set([
+  'DOWNSTREAM_REMOTE_ADDRESS', 'DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT', 'DOWNSTREAM_REMOTE_PORT', 'DOWNSTREAM_LOCAL_ADDRESS', 'DOWNSTREAM_PEER_URI_SAN',
+  'DOWNSTREAM_PEER_SUBJECT', 'DOWNSTREAM_PEER_FINGERPRINT_256', 'REQUESTED_SERVER_NAME', 'SIDESTEP src.workload', 'SIDESTEP src.namespace', 'SIDESTEP src.identity',
+])
+const ofDestination: ReadonlySet<string> = new Set([
+  'UPSTREAM_PEER_URI_SAN', 'SIDESTEP dst.service', 'SIDESTEP dst.service_key', 'SIDESTEP dst.workload', 'SIDESTEP dst.namespace', 'SIDESTEP dst.identity',
+])
+
+function scopeOf(name: string, argument: string | undefined): Scope | undefined {
+  const key = argument === undefined ? name : `${name} ${argument}`
+  return ofConnection.has(key) ? 'connection' : ofDestination.has(key) ? 'destination' : undefined
+}
+
 const bad = (message: string): MeshError => new MeshError('BAD_CONFIG', `access log format: ${message}`)
 
 function readOf(name: string, argument: string | undefined): Read {
@@ -185,7 +203,7 @@ export function parseFormat(format: string): readonly (string | Operator)[] {
     if (longest !== undefined && (longest < 1 || longest > longestLength)) throw bad(`${whole}: a length is 1 to ${longestLength}`)
     if (text !== '') parts.push(text)
     text = ''
-    parts.push({ read: readOf(name, argument), longest, isOwn: name === 'START_TIME' })
+    parts.push({ read: readOf(name, argument), longest, isOwn: name === 'START_TIME', scope: scopeOf(name, argument) })
     at = percent + whole.length
   }
   if (text !== '') parts.push(text)

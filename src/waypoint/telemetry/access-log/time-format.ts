@@ -19,7 +19,18 @@ const letters: Readonly<Record<string, Part>> = {
   '3f': millis, '6f': (time) => `${millis(time)}000`, '9f': (time) => `${millis(time)}000000`, f: (time) => `${millis(time)}000000`, '%': () => '%',
 }
 
-export const isoTime: (ms: number) => string = (ms) => new Date(ms).toISOString()
+let isoSecond = Number.NaN
+let isoUpToSecond = ''
+
+/** Most times are of the second that the last one was of. */
+export function isoTime(ms: number): string {
+  const second = Math.floor(ms / 1_000)
+  if (second !== isoSecond) {
+    isoUpToSecond = new Date(second * 1_000).toISOString().slice(0, -4)
+    isoSecond = second
+  }
+  return `${isoUpToSecond}${String(Math.floor(ms) - second * 1_000).padStart(3, '0')}Z`
+}
 
 /** Throws MeshError BAD_CONFIG. `format` is as in Envoy's START_TIME(...); empty for ISO 8601. */
 export function compileTimeFormat(format: string): (ms: number) => string {
