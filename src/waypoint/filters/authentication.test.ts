@@ -32,7 +32,7 @@ const serve: RequestListener = (req, res) => {
   else if (issuer.mode === 'huge') {
     res.writeHead(200)
     const more = (): void => {
-      while (res.write('x'.repeat(65_536))) { /* until it is full */ }
+      while (!res.destroyed && res.write('x'.repeat(65_536))) { /* until it is full */ }
     }
     res.on('drain', more)
     more()

@@ -139,7 +139,9 @@ export async function startWorld(parts: WorldParts, backings: readonly Backing[]
   const errors: unknown[] = []
   const front = new HttpFront<ConnectionContext>({ clock: systemClock, handler: phases.handler, onHandlerError: (error) => errors.push(error) })
   const server = createServer({ allowHalfOpen: true }, (socket) => {
-    void front.detectAndServe(socket, { connection: world.context, scheme: 'http' })
+    void front.detectAndServe(socket, { connection: world.context, scheme: 'http' }).then(({ t }) => {
+      if (t !== 'http1' && t !== 'http2') socket.destroy()
+    })
   })
   const port = await listen(server)
   const world: World = {
