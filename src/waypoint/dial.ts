@@ -21,7 +21,6 @@ export function dialTcp({ ip, port }: SocketAddr, { timeoutMs, keepAliveSeconds,
       signal.removeEventListener('abort', onAbort)
       socket.off('error', settle)
       if (!error) {
-        socket.pause()
         resolve(socket)
         return
       }

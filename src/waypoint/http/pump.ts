@@ -67,6 +67,9 @@ export function join(
     })
     carry(a, b)
     carry(b, a)
+    // Who accepted or dialled them may have held them back until somebody takes what they say.
+    a.resume()
+    b.resume()
   })
 }
 
