@@ -22,7 +22,7 @@ processor=x64
 for arg in "$@"; do
   case $arg in
     --tests)
-      packages+=(openssl dnsutils dnsmasq-base musl-tools protobuf-compiler libprotobuf-dev python3-pip python3-venv nghttp2-client)
+      packages+=(openssl dnsutils dnsmasq-base musl-tools protobuf-compiler libprotobuf-dev python3-pip python3-venv nghttp2-client redis-tools)
       command -v go >/dev/null || packages+=(golang-go)
       ;;
     *)
