@@ -68,18 +68,22 @@ export class RequestBody extends Readable {
     this.#isStarted = true
     const source = this.#source
     source.on('data', (chunk: Buffer) => this.#onData(chunk))
-    source.on('end', () => {
-      // Node ends a stream that was cut, too.
-      if (source.destroyed && source.errored !== null) return
-      this.#isEnded = true
-      this.#callOff?.()
-      if (!this.destroyed) this.push(null)
-    })
+    source.on('end', () => this.#onEnd())
     source.on('error', () => {
       // 'close' follows.
     })
     source.on('close', () => this.#cut())
-    if (source.destroyed) this.#cut()
+    // Node tells the end of an HTTP/2 stream without data even if nobody reads.
+    if (source.readableEnded) this.#onEnd()
+    else if (source.destroyed) this.#cut()
+  }
+
+  #onEnd(): void {
+    // Node ends a stream that was cut, too.
+    if (this.#isEnded || (this.#source.destroyed && this.#source.errored !== null)) return
+    this.#isEnded = true
+    this.#callOff?.()
+    if (!this.destroyed) this.push(null)
   }
 
   override _read(): void {
@@ -87,6 +91,7 @@ export class RequestBody extends Readable {
       this.#plan.onFirstRead()
       this.#listen()
     }
+    if (this.#isEnded) return
     this.#isWaiting = true
     this.#lastMs = this.#plan.clock.monotonicMs()
     this.#watch()

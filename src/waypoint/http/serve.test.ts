@@ -204,6 +204,16 @@ describe('HTTP/2', () => {
     expect(refusals.map(({ because }) => because)).toEqual(['longUri', 'largeHead', 'badHost', 'badPath'])
   })
 
+  it('gives a body without a byte to who reads it late', async () => {
+    const { port } = await front(async (request) => {
+      await new Promise((resolve) => setTimeout(resolve, 50))
+      return text(200, `read ${(await readAll(request.body)).length}`)
+    })
+    const stream = session(port).request({ ':method': 'POST', ':path': '/' })
+    stream.end()
+    expect(await readAll(stream)).toBe('read 0')
+  })
+
   it('answers 408 to a body that does not come', async () => {
     const { port } = await front(echo, { bodyIdleMs: 100 })
     const stream = session(port).request({ ':method': 'POST', ':path': '/' })
