@@ -124,7 +124,7 @@ const resultOf = (translator: Translator): unknown => ({
 })
 
 describe('translation', () => {
-  test.each([['of ztunnels', step, 1500], ['of gateways', gatewayStep, 400]])('%s comes to the same result by any way, and tells exactly the differences', (_whose, step, numRuns) => {
+  test.each([['of ztunnels', step, 600], ['of gateways', gatewayStep, 250]])('%s comes to the same result by any way, and tells exactly the differences', (_whose, step, numRuns) => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 30 }), fc.nat(), (steps, seed) => {
         const { translator, facts, told } = play(steps)

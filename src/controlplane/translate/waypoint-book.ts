@@ -11,6 +11,7 @@ import type { ObjectFindings } from './routes/findings.ts'
 import { getOrMake } from './selectors.ts'
 import type { TranslateSettings } from './settings.ts'
 import { labelsOfEntry } from './workload.ts'
+import { tlsNames } from './waypoints/certificates.ts'
 import { translateWaypoints } from './waypoints/translate.ts'
 
 export interface WaypointDelta {
@@ -129,6 +130,9 @@ function roleOf(object: ManifestObject): Role {
     case 'Pod': return wishes(object.metadata.labels) ? 'cause' : 'none'
     case 'Deployment': return wishes(object.spec.template.metadata.labels) ? 'cause' : 'none'
     case 'WorkloadEntry': return wishes(labelsOfEntry(object.metadata.labels, object.spec.labels)) ? 'cause' : 'none'
+    case 'ConfigMap': return 'context'
+    // What says itself that it is for TLS is looked at whoever names it.
+    case 'Secret': return object.type === 'kubernetes.io/tls' ? 'cause' : 'context'
     case 'AuthorizationPolicy': return targetsOf(object.spec).length > 0 ? 'cause' : 'none'
     default: return 'cause'
   }
@@ -138,13 +142,17 @@ function wishes(labels: Readonly<Record<string, string>>): boolean {
   return wishLabels.some((name) => Object.hasOwn(labels, name))
 }
 
-/** Whether only parts are different that gateways are not told: whom a Service selects, annotations. */
+/** Whether only parts are different that gateways are not told: whom a Service selects, annotations, what else a ConfigMap holds. */
 function saysTheSame(before: ManifestObject, after: ManifestObject): boolean {
   return isDeepStrictEqual(told(before), told(after))
 }
 
-function told({ kind, metadata: { labels, creationTimestamp }, ...rest }: ManifestObject): unknown {
-  const spec: unknown = 'spec' in rest ? rest.spec : undefined
-  const isService = kind === 'Service' && typeof spec === 'object'
-  return { kind, labels, creationTimestamp, spec: isService ? { ...spec, selector: undefined } : spec }
+function told(object: ManifestObject): unknown {
+  const { kind, metadata: { labels, creationTimestamp } } = object
+  switch (object.kind) {
+    case 'Service': return { kind, labels, creationTimestamp, spec: { ...object.spec, selector: undefined } }
+    case 'ConfigMap':
+    case 'Secret': return { kind, parts: tlsNames.map((name) => object.data[name]) }
+    default: return { kind, labels, creationTimestamp, spec: 'spec' in object ? object.spec : undefined }
+  }
 }

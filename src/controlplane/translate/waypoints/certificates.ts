@@ -12,6 +12,9 @@ export interface TlsContent {
   readonly authoritiesProblem?: string
 }
 
+/** What is looked at, in Secrets and ConfigMaps. */
+export const tlsNames = ['tls.crt', 'tls.key', 'ca.crt'] as const
+
 const longestChain = 20
 const mostAuthorities = 1_000
 const block = /-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----/g
