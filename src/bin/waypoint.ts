@@ -31,11 +31,11 @@ async function run(config: Config): Promise<void> {
   // As in the ztunnel: many lines at once, none waited for, and beyond 16 MiB dropped and counted.
   const output = pino.destination({ dest: 1, sync: false, minLength: 12 << 10, periodicFlush: logEveryMs, maxLength: 16 << 20 })
   const dropped = logMetrics(metrics)
-  output.on('drop', () => dropped(1))
+  output.on('drop', (lines: string) => dropped(lines.split('\n').length - 1))
   const levels = new LogLevels(pino({ level: 'debug', base: { gateway: config.gateway, node: config.node } }, output), config.logLevel)
   const { logger } = levels
   const telemetry = await openTelemetry({
-    metrics, clock: systemClock, version, logger: logger.child({ component: 'spans' }), writeLine: (line) => void output.write(line),
+    metrics, clock: systemClock, version, logger: logger.child({ component: 'spans' }), writeLine: (lines) => void output.write(lines),
     accessLog: { format: config.accessLog, filter: config.accessLogFilter, sample: config.accessLogSample },
     spans: {
       endpoint: config.otlpEndpoint, ratio: config.traceRatio, service: config.gateway.replace(/(.*)\/(.*)/, '$2.$1'),
@@ -48,7 +48,8 @@ async function run(config: Config): Promise<void> {
   const end = (): void => {
     if (isEnding) return
     isEnding = true
-    void Promise.allSettled([waypoint.close(), telemetry.close(), admin.close()]).finally(() => {
+    // What ends with the waypoint has a line and a span, too.
+    void Promise.allSettled([waypoint.close(), admin.close()]).then(() => telemetry.close()).finally(() => {
       output.flushSync()
       process.exit(0)
     })

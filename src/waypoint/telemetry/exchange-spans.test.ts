@@ -53,7 +53,7 @@ afterEach(async () => {
 
 async function start(ratio: number, endpoint = `http://127.0.0.1:${(collector.address() as AddressInfo).port}`): Promise<void> {
   telemetry = await openTelemetry({
-    metrics: new WaypointMetrics(), accessLog: { format: '%TRACE_ID%', filter: 'all', sample: 1 }, writeLine: (line) => logged.push(line.trim()), version: '1', clock: new HandClock(),
+    metrics: new WaypointMetrics(), accessLog: { format: '%TRACE_ID%', filter: 'all', sample: 1 }, writeLine: (lines) => logged.push(...lines.trimEnd().split('\n')), version: '1', clock: new HandClock(),
     logger: silentLogger, spans: { endpoint, ratio, service: 'waypoint', resource: { 'k8s.namespace.name': 'shop' }, delayMs: 10 },
   })
 }
@@ -186,5 +186,6 @@ test('without a collector, headers pass as they are and their trace is known to 
   const record = telemetry.records.begin(testRequest({ fields }))
   expect(record.traceHeaders()).toEqual([])
   finish(record)
+  await telemetry.close()
   expect(logged).toEqual([traceId])
 })

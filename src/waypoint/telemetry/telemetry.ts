@@ -7,14 +7,15 @@ import type { RecordFactory } from '../record.ts'
 import { openAccessLog } from './access-log/access-log.ts'
 import type { AccessLogSettings } from './access-log/access-log.ts'
 import { exchangeTracer, passingTracer } from './exchange-spans.ts'
+import { LineBatch } from './access-log/line-batch.ts'
 import type { WaypointMetrics } from './metrics.ts'
 import { recordFactory } from './records.ts'
 
 export interface TelemetryOptions {
   readonly metrics: WaypointMetrics
   readonly accessLog: AccessLogSettings
-  /** Gets each line of the access log with its newline. Must not wait, and bounds what it keeps. */
-  readonly writeLine: (line: string) => void
+  /** Gets lines of the access log with their newlines, many at once. Must not wait, and bounds what it keeps. */
+  readonly writeLine: (lines: string) => void
   readonly spans: {
     /** Of an OpenTelemetry collector; empty for none. */
     readonly endpoint: string
@@ -31,17 +32,21 @@ export interface TelemetryOptions {
 
 export interface Telemetry {
   readonly records: RecordFactory
-  /** Sends spans that wait, for at most 2 s. */
+  /** Writes lines that wait, and sends spans that wait, for at most 2 s. */
   close(): Promise<void>
 }
 
 /** Rejects with MeshError BAD_CONFIG where the format of the access log cannot be read. */
 export async function openTelemetry({ metrics, accessLog, writeLine, spans, version, clock, logger }: TelemetryOptions): Promise<Telemetry> {
-  const log = openAccessLog(accessLog, writeLine)
+  const lines = new LineBatch(writeLine, clock)
+  const log = openAccessLog(accessLog, lines.add)
   const { ratio, ...exporter } = spans
   const tracing = await openTracing({ ...exporter, version, metrics, logger })
   return {
     records: recordFactory({ metrics, clock, accessLog: log, tracer: tracing ? exchangeTracer({ tracing, ratio }) : passingTracer }),
-    close: async () => tracing?.close(),
+    async close() {
+      lines.flush()
+      await tracing?.close()
+    },
   }
 }
