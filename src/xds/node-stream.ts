@@ -97,13 +97,22 @@ export class NodeStream {
     this.pump(type)
   }
 
-  /** Sends the type's next push if one is due and the last one is answered. */
+  /** Sends what is due of the type, and of those whose order depends on it. */
   pump(type: ResourceType): void {
+    if (type === 'authorization') return this.#send(type)
+    // A stream keeps its order: addresses that routes count on, then routes, then removals of what no route counts on any more.
+    this.#send('address')
+    if (!this.#lacksAddresses) this.#send('waypoint')
+    this.#send('address')
+  }
+
+  /** Sends the type's next push if one is due and the last one is answered. */
+  #send(type: ResourceType): void {
     const channel = this.#channels.get(type)
-    if (this.#isOver || !channel?.isStarted || channel.waiting || (type === 'waypoint' && this.#lacksAddresses)) return
+    if (this.#isOver || !channel?.isStarted || channel.waiting) return
     const { subscription } = channel
     if (subscription.isLost) return this.end(grpcStatus.ABORTED, 'too far behind; reconnect with what you have')
-    const push = subscription.next()
+    const push = subscription.next(type === 'address' && this.#owesRoutes)
     if (!push) return
     nonces += 1
     const nonce = nonces.toString(36)
@@ -115,7 +124,6 @@ export class NodeStream {
     this.record.progress[type].pushes += 1
     this.#context.onPush?.({ type, resources: push.names.length, removed: push.removed.length, bytes: bytes.length })
     this.#call.write(bytes)
-    if (type === 'address') this.pump('waypoint')
   }
 
   /** Ends the stream with a status; what is in force at the node stays so. */
@@ -139,10 +147,16 @@ export class NodeStream {
     return type === 'waypoint' ? new PrefixView(log, gateway && gatewayPrefix(gateway)) : log
   }
 
-  /** Addresses that a change of the waypoint's resources may count on are still to be sent: a stream keeps its order. */
+  /** Addresses that a change of the waypoint's resources may count on are still to be sent. */
   get #lacksAddresses(): boolean {
-    const position = this.position('address')
-    return position !== undefined && position < this.#context.store.addressesOfWaypoint
+    const address = this.#channels.get('address')?.subscription
+    return address !== undefined && address.ahead < this.#context.store.addressesOfWaypoint
+  }
+
+  /** What the node has of its waypoint's resources may count on addresses that are gone. */
+  get #owesRoutes(): boolean {
+    const waypoint = this.#channels.get('waypoint')?.subscription
+    return waypoint !== undefined && !waypoint.isFirst && waypoint.position < this.#context.store.logs.waypoint.seq
   }
 
   // A node that knows policies but no addresses cannot apply them, so addresses come first whatever it asks for first.

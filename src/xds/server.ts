@@ -184,7 +184,6 @@ export class XdsServer {
         // On a stream that is up to date a policy goes ahead of the workload that begins to name it.
         stream.pump('authorization')
         stream.pump('address')
-        stream.pump('waypoint')
       }
       if (from + nodesAtOnce < streams.length) {
         setImmediate(step, from + nodesAtOnce)

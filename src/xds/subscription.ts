@@ -22,6 +22,7 @@ export class Subscription {
   #known: Map<string, string>
   #isWildcard: boolean
   #position = 0
+  #ahead = 0
   /** Removals before this are no news to a node that never heard of the resource. */
   #bornAt = 0
   /** Names to be answered even if nothing changed. */
@@ -48,6 +49,16 @@ export class Subscription {
   /** How many names are asked for. */
   get size(): number {
     return this.#names.size
+  }
+
+  /** Number of the last change before which the node was sent all but removals. */
+  get ahead(): number {
+    return Math.max(this.#ahead, this.#position)
+  }
+
+  /** Whether nothing was pushed yet. */
+  get isFirst(): boolean {
+    return this.#isFirst
   }
 
   /** Whether removals that the node has not heard of were forgotten: it has to begin anew. */
@@ -78,13 +89,17 @@ export class Subscription {
     }
   }
 
-  /** The next push, which is then taken as sent; undefined if the node is up to date. The first is there even if empty. */
-  next(): Push | undefined {
+  /**
+   * The next push, which is then taken as sent; undefined if the node is up to date. The first is there even if empty, and whole;
+   * later ones may do without removals, which then wait.
+   */
+  next(withoutRemovals = false): Push | undefined {
     if (!this.#isFirst && this.#position === this.#log.seq && this.#asked.size === 0) return undefined
     const draft = new Draft(this.#maxBytes)
     if (this.#isFirst) this.#removeGone(draft)
     this.#answerAsked(draft)
-    this.#scan(draft)
+    if (withoutRemovals && !this.#isFirst) this.#scanAhead(draft)
+    else this.#scan(draft)
     if (!this.#isFirst && draft.isEmpty) return undefined
     this.#isFirst = false
     return draft
@@ -124,13 +139,22 @@ export class Subscription {
   #scan(draft: Draft): void {
     for (const { seq, name, entry } of this.#log.since(this.#position)) {
       if (draft.isFull) return
-      if (entry) this.#scanned(entry, draft)
-      else this.#scannedRemoval(name, seq, draft)
+      if (!entry) this.#scannedRemoval(name, seq, draft)
+      else if (seq > this.#ahead) this.#scanned(entry, draft)
       this.#position = seq
     }
     this.#position = this.#log.seq
     // From here on the position tells it all.
     if (this.#isWildcard && this.#known.size > 0) this.#known = new Map()
+  }
+
+  #scanAhead(draft: Draft): void {
+    for (const { seq, entry } of this.#log.since(this.ahead)) {
+      if (draft.isFull) return
+      if (entry) this.#scanned(entry, draft)
+      this.#ahead = seq
+    }
+    this.#ahead = this.#log.seq
   }
 
   #scanned(entry: Entry, draft: Draft): void {

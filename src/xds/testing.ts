@@ -4,12 +4,16 @@ import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Server, ServerCredentials } from '@grpc/grpc-js'
+import { create, toBinary } from '@bufbuild/protobuf'
+import type { MessageInitShape } from '@bufbuild/protobuf'
+import { Client, Metadata, Server, ServerCredentials, credentials } from '@grpc/grpc-js'
 import { silentLogger } from '../core/log.ts'
 import type { Authorization } from '../model/authorization.ts'
 import type { Service, Workload } from '../model/workload.ts'
-import { XdsClient } from './client.ts'
+import { DeltaDiscoveryRequestSchema } from '../proto/discovery_pb.ts'
+import { XdsClient, deltaMethod } from './client.ts'
 import type { XdsClientOptions } from './client-options.ts'
+import { decodeFrame, parseResponse } from './frames.ts'
 import type { XdsDelta } from './resource-cache.ts'
 import { XdsServer } from './server.ts'
 import type { XdsServerOptions } from './server-options.ts'
@@ -161,6 +165,40 @@ export class WatchedClient {
 
   get names(): string[] {
     return [...this.known.keys()].sort()
+  }
+}
+
+export type RawRequest = Exclude<MessageInitShape<typeof DeltaDiscoveryRequestSchema>, { readonly $typeName: string }>
+
+/** A stream that says what it is told to, and answers nothing of itself. */
+export class RawStream {
+  readonly got: { readonly typeUrl: string; readonly nonce: string; readonly names: readonly string[]; readonly removed: readonly string[] }[] = []
+  readonly send: (request: RawRequest) => void
+  readonly close: () => void
+  isOver = false
+
+  constructor(port: number, certificate: TestCertificate, token: string, id = 'raw') {
+    const client = new Client(`127.0.0.1:${port}`, credentials.createSsl(Buffer.from(certificate.cert)), { 'grpc.ssl_target_name_override': 'localhost', 'grpc.use_local_subchannel_pool': 1 })
+    this.close = () => client.close()
+    const metadata = new Metadata()
+    metadata.set('authorization', `Bearer ${token}`)
+    const encode = (request: RawRequest): Buffer => Buffer.from(toBinary(DeltaDiscoveryRequestSchema, create(DeltaDiscoveryRequestSchema, request)))
+    const call = client.makeBidiStreamRequest<RawRequest, Buffer>(deltaMethod, encode, (bytes: Buffer) => bytes, metadata)
+    call.on('error', () => { this.isOver = true })
+    call.on('data', (bytes: Buffer) => {
+      const { typeUrl, nonce, removed, frames } = parseResponse(bytes)
+      this.got.push({ typeUrl, nonce, removed, names: frames.map((frame) => decodeFrame(frame).name) })
+    })
+    this.send = (request) => void call.write({ node: { id }, ...request })
+  }
+
+  answer(): void {
+    const last = this.got.at(-1)
+    if (last) this.send({ typeUrl: last.typeUrl, responseNonce: last.nonce })
+  }
+
+  get names(): string[] {
+    return this.got.flatMap(({ names }) => names)
   }
 }
 

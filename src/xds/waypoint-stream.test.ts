@@ -1,25 +1,19 @@
 // A gateway's own resources over real gRPC and TLS on loopback: it gets what is its and nothing else, in an order in which
 // nothing points to what is not there yet, and nobody gets anything by asking in strange ways.
-import { create, toBinary } from '@bufbuild/protobuf'
-import type { MessageInitShape } from '@bufbuild/protobuf'
-import { Client, Metadata, credentials } from '@grpc/grpc-js'
 import fc from 'fast-check'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test } from 'vitest'
 import { gatewayPrefix, waypointResourceName, type GatewayName, type WaypointResource } from '../model/waypoint-config.ts'
-import { DeltaDiscoveryRequestSchema } from '../proto/discovery_pb.ts'
-import { deltaMethod } from './client.ts'
 import type { XdsClientOptions } from './client-options.ts'
-import { decodeFrame, parseResponse } from './frames.ts'
 import { PrefixView, ResourceLog } from './resource-log.ts'
 import { typeUrls } from './resource-types.ts'
 import type { Caller, XdsServerOptions } from './server-options.ts'
 import { loadState, saveState } from './state-file.ts'
 import type { XdsStore } from './store.ts'
 import { Subscription } from './subscription.ts'
-import { aService, makeCertificate, startControlPlane, until, WatchedClient, type TestControlPlane } from './testing.ts'
+import { RawStream, aService, makeCertificate, startControlPlane, until, WatchedClient, type RawRequest, type TestControlPlane } from './testing.ts'
 
 const certificate = makeCertificate()
 const cleanups: (() => void | Promise<void>)[] = []
@@ -110,7 +104,7 @@ describe('a gateway', () => {
   test('is let go, too, before it has asked for anything', async () => {
     let asked = 0
     const { port, xds } = await controlPlane({ authenticate: async (caller) => (asked++, await authenticate(caller)) })
-    const stream = new RawStream(port, 'way-1@shop/way')
+    const stream = rawStream(port, 'way-1@shop/way')
     await until(() => asked === 1, 'it is let in')
     await settle()
     xds.end('way-1', 'the pod is not what it was')
@@ -214,37 +208,10 @@ describe('what a gateway refuses', () => {
   })
 })
 
-type Request = Exclude<MessageInitShape<typeof DeltaDiscoveryRequestSchema>, { readonly $typeName: string }>
-
-/** A stream that says what it is told to, and answers nothing of itself. */
-class RawStream {
-  readonly got: { readonly typeUrl: string; readonly nonce: string; readonly names: readonly string[]; readonly removed: readonly string[] }[] = []
-  readonly send: (request: Request) => void
-  isOver = false
-
-  constructor(port: number, token: string, id = 'raw') {
-    const client = new Client(`127.0.0.1:${port}`, credentials.createSsl(Buffer.from(certificate.cert)), { 'grpc.ssl_target_name_override': 'localhost', 'grpc.use_local_subchannel_pool': 1 })
-    cleanups.push(() => client.close())
-    const metadata = new Metadata()
-    metadata.set('authorization', `Bearer ${token}`)
-    const encode = (request: Request): Buffer => Buffer.from(toBinary(DeltaDiscoveryRequestSchema, create(DeltaDiscoveryRequestSchema, request)))
-    const call = client.makeBidiStreamRequest<Request, Buffer>(deltaMethod, encode, (bytes: Buffer) => bytes, metadata)
-    call.on('error', () => { this.isOver = true })
-    call.on('data', (bytes: Buffer) => {
-      const { typeUrl, nonce, removed, frames } = parseResponse(bytes)
-      this.got.push({ typeUrl, nonce, removed, names: frames.map((frame) => decodeFrame(frame).name) })
-    })
-    this.send = (request) => void call.write({ node: { id }, ...request })
-  }
-
-  answer(): void {
-    const last = this.got.at(-1)
-    if (last) this.send({ typeUrl: last.typeUrl, responseNonce: last.nonce })
-  }
-
-  get names(): string[] {
-    return this.got.flatMap(({ names }) => names)
-  }
+function rawStream(port: number, token: string, id?: string): RawStream {
+  const stream = new RawStream(port, certificate, token, id)
+  cleanups.push(() => stream.close())
+  return stream
 }
 
 const settle = (): Promise<void> => new Promise((resolve) => { setTimeout(resolve, 60) })
@@ -253,13 +220,13 @@ describe('who asks in strange ways', () => {
   const typeUrl = typeUrls.waypoint
   const all = ['shop/way/secret/a', 'shop/way-2/secret/b', 'other/way/secret/c', 'shop/wa/secret/d']
 
-  async function asked(token: string, ...requests: readonly Request[]): Promise<RawStream> {
+  async function asked(token: string, ...requests: readonly RawRequest[]): Promise<RawStream> {
     const { store, port } = await controlPlane()
     set(store, way, secret('a'))
     set(store, way2, secret('b'))
     set(store, other, secret('c'))
     set(store, { namespace: 'shop', name: 'wa' }, secret('d'))
-    const stream = new RawStream(port, token)
+    const stream = rawStream(port, token)
     for (const request of requests) stream.send({ typeUrl, ...request })
     await until(() => stream.got.length > 0 || stream.isOver, 'the first answer')
     for (let i = 0; i < 3; i++) {
@@ -273,7 +240,7 @@ describe('who asks in strange ways', () => {
     return stream
   }
 
-  const strange: readonly [string, readonly Request[]][] = [
+  const strange: readonly [string, readonly RawRequest[]][] = [
     ['all', [{}]],
     ['all by the star', [{ resourceNamesSubscribe: ['*'] }]],
     ['every name', [{ resourceNamesSubscribe: all }]],
@@ -333,7 +300,7 @@ describe('the order', () => {
     const { store, port } = await controlPlane()
     set(store, way, secret('a'))
     store.apply({ services: [aService('web')] })
-    const stream = new RawStream(port, 'way-1@shop/way')
+    const stream = rawStream(port, 'way-1@shop/way')
     stream.send({ typeUrl: typeUrls.waypoint })
     stream.send({ typeUrl: typeUrls.address })
     await until(() => stream.got.length === 2, 'both')
@@ -342,7 +309,7 @@ describe('the order', () => {
 
   test('holds a route back until the service that came with it is sent, though answers are late', async () => {
     const { store, port, xds } = await controlPlane()
-    const stream = new RawStream(port, 'way-1@shop/way')
+    const stream = rawStream(port, 'way-1@shop/way')
     stream.send({ typeUrl: typeUrls.address })
     await until(() => stream.got.length === 1, 'the first addresses')
     stream.send({ typeUrl: typeUrls.waypoint })
@@ -365,9 +332,38 @@ describe('the order', () => {
     await until(() => stream.got.length === 5, 'the secret')
   })
 
+  test('takes a service away after the route that pointed to it, though answers are late', async () => {
+    const { store, port } = await controlPlane()
+    const rule = { kind: 'routes', key: 'shop/web:80', tables: [{ key: 'shop/web:80', hostnames: [], http: [], tcp: [], hasDefault: true }] } as const
+    const name = 'shop/way/routes/shop/web:80'
+    store.apply({ services: [aService('old'), aService('other')], waypoint: new Map([[name, rule]]) })
+    const stream = rawStream(port, 'way-1@shop/way')
+    stream.send({ typeUrl: typeUrls.address })
+    stream.send({ typeUrl: typeUrls.waypoint })
+    await until(() => stream.got.length === 2, 'the first state')
+    for (const { typeUrl, nonce } of stream.got) stream.send({ typeUrl, responseNonce: nonce })
+    await settle()
+    const later = { ...rule, tables: [] }
+    const key = (service: string): string => `shop/${service}.shop.svc.cluster.local`
+    store.apply({ services: [aService('new'), aService('other', { isCanonical: false })], removedAddresses: [key('old'), key('other')], waypoint: new Map([[name, later]]) })
+    await until(() => stream.got.length === 4, 'the new service and the route')
+    expect(stream.got.slice(2).map(({ names, removed }) => [names, removed])).toEqual([[[key('new'), key('other')], []], [[name], []]])
+    await settle()
+    expect(stream.got.length).toBe(4)
+    for (const { typeUrl, nonce } of stream.got.slice(2)) stream.send({ typeUrl, responseNonce: nonce })
+    await until(() => stream.got.length === 5, 'the removal')
+    expect(stream.got[4]).toMatchObject({ typeUrl: typeUrls.address, names: [], removed: [key('old')] })
+
+    // Only a removal: it need not wait for an answer to anything.
+    stream.answer()
+    store.apply({ removedAddresses: [key('new')], removedWaypoint: [name] })
+    await until(() => stream.got.length === 7, 'both removals')
+    expect(stream.got.slice(5).map(({ removed }) => removed)).toEqual([[name], [key('new')]])
+  })
+
   test('a gateway without answer costs one push, and others none of theirs', async () => {
     const { store, port, xds } = await controlPlane()
-    const silent = new RawStream(port, 'way-1@shop/way', 'silent')
+    const silent = rawStream(port, 'way-1@shop/way', 'silent')
     silent.send({ typeUrl: typeUrls.waypoint })
     await until(() => silent.got.length === 1, 'the first')
     const b = gateway(port, way, 'way-2')
