@@ -20,6 +20,17 @@ describe('rate', () => {
     expect([1, 2, 3, 4].map(() => take(t0 + 10_000))).toEqual([true, true, true, false])
   })
 
+  test('the whole burst at one moment, whatever fractions a step has', () => {
+    fc.assert(fc.property(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1_000, max: 86_400_000 }), fc.nat(86_400_000), (limit, windowMs, after) => {
+      const rule = rate(limit, windowMs)
+      const limiter = new LocalLimiter({ maxKeys: 4 })
+      const take = (): LimitState | undefined => limiter.take([{ rule, key: 'k' }], t0 + after)[0]
+      expect(Array.from({ length: limit }, take).map((state) => [state?.isAllowed, state?.remaining]))
+        .toEqual(Array.from({ length: limit }, (_, i) => [true, limit - 1 - i]))
+      expect(take()?.isAllowed).toBe(false)
+    }))
+  })
+
   test('what it says about the rest is true', () => {
     const state = gcra(rate(10, 1000, 3), 0, t0, 1)
     expect(state).toMatchObject({ isAllowed: true, remaining: 2, resetMs: 100, retryAfterMs: 0 })

@@ -74,12 +74,13 @@ export function gcra(rule: RateRule, before: number, nowMs: number, cost: number
   // A clock that went back must not lock a key out for longer than a full bucket takes.
   const base = Math.min(Math.max(before, nowMs), nowMs + roomMs)
   const after = base + cost * stepMs
-  // Sums of fractions are off by little.
-  const isAllowed = after - roomMs <= nowMs + 1e-6
+  // Milliseconds since 1970 leave doubles three or four decimals, so a sum of fractions is off by many times what a division is.
+  const slackMs = Math.min(0.01, stepMs / 10)
+  const isAllowed = after - roomMs <= nowMs + slackMs
   const kept = isAllowed ? after : base
   return {
     rule, isAllowed, after: kept,
-    remaining: Math.max(0, Math.floor((nowMs + roomMs - kept) / stepMs + 1e-6)),
+    remaining: Math.max(0, Math.floor((nowMs + roomMs - kept + slackMs) / stepMs)),
     resetMs: Math.max(0, kept - nowMs),
     retryAfterMs: isAllowed ? 0 : after - roomMs - nowMs,
   }

@@ -29,7 +29,7 @@ for i = 1, #KEYS do
     local step = window / limit
     local room = burst * step
     local after = math.min(math.max(before, now), now + room) + cost * step
-    if after - room > now + 1e-6 then all = false else puts[i] = { after, math.max(1, math.ceil(after - now) + 1000) } end
+    if after - room > now + math.min(0.01, step / 10) then all = false else puts[i] = { after, math.max(1, math.ceil(after - now) + 1000) } end
   end
 end
 if all then
