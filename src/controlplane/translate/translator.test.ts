@@ -204,7 +204,7 @@ describe('translation', () => {
           translator.flushWaypoints()
           expect([...translator.services.keys(), ...translator.waypoints.keys()]).toEqual([])
         }),
-      { numRuns: 3000 },
+      { numRuns: 2000 },
     )
   })
 })

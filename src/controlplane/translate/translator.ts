@@ -248,9 +248,7 @@ export class Translator {
   /** Objects of which there is something to say, as of the last flush of each. */
   get remarks(): ReadonlyMap<string, Remarks> {
     const all = new Map(this.#remarks)
-    for (const [key, { problems, notes }] of this.#waypoints.findings) {
-      if (problems.length > 0 || notes.length > 0) all.set(key, this.remarksOf(key))
-    }
+    for (const key of this.#waypoints.remarked) all.set(key, this.remarksOf(key))
     return all
   }
 

@@ -29,6 +29,7 @@ export class WaypointBook {
   readonly #causes = new Set<string>()
   #resources: ReadonlyMap<string, WaypointResource> = new Map()
   #findings: ReadonlyMap<string, ObjectFindings> = new Map()
+  #remarked: readonly string[] = []
   #isStale = false
   /** Names of resources by the objects that they were made of; made when somebody asks. */
   #byObject: ReadonlyMap<string, readonly string[]> | undefined
@@ -65,6 +66,7 @@ export class WaypointBook {
     for (const [name, resource] of resources) if (!isDeepStrictEqual(before.get(name), resource)) waypoint.set(name, resource)
     this.#resources = resources
     this.#findings = findings
+    this.#remarked = [...findings].flatMap(([key, { problems, notes }]) => (problems.length + notes.length > 0 ? [key] : []))
     this.#byObject = undefined
     return { waypoint, removedWaypoint: [...before.keys()].filter((name) => !resources.has(name)) }
   }
@@ -84,6 +86,11 @@ export class WaypointBook {
       this.#byObject = found
     }
     return this.#byObject.get(key) ?? none
+  }
+
+  /** Keys of the objects with problems or notes: few, where findings are of every route. */
+  get remarked(): readonly string[] {
+    return this.#remarked
   }
 
   /** By object key. */
