@@ -74,8 +74,8 @@ export function gcra(rule: RateRule, before: number, nowMs: number, cost: number
   // A clock that went back must not lock a key out for longer than a full bucket takes.
   const base = Math.min(Math.max(before, nowMs), nowMs + roomMs)
   const after = base + cost * stepMs
-  // Milliseconds since 1970 leave doubles three or four decimals, so a sum of fractions is off by many times what a division is.
-  const slackMs = Math.min(0.01, stepMs / 10)
+  // At the size of milliseconds since 1970 a double is off by up to 0.00013, and each request of a burst adds its part.
+  const slackMs = Math.min(stepMs / 10, burst * 0.000_13)
   const isAllowed = after - roomMs <= nowMs + slackMs
   const kept = isAllowed ? after : base
   return {

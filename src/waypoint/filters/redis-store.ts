@@ -8,19 +8,19 @@ import { gcra, quotaWindow } from '../../policy/l7/rate-limit.ts'
 import type { LimitState, LimitUse, QuotaRule } from '../../policy/l7/rate-limit.ts'
 import type { SharedLimitStore } from '../../policy/l7/limit-store.ts'
 
-// Times are milliseconds with three decimals, as text: replies of Lua numbers would lose the fractions. The arithmetic is that of
+// Times are milliseconds as text with all their digits: replies of Lua numbers would lose the fractions. The arithmetic is that of
 // gcra(), step for step, so that both come to the same.
 const script = `
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local all = true
-local out = { string.format('%.3f', now) }
+local out = { string.format('%.17g', now) }
 local puts = {}
 for i = 1, #KEYS do
   local at = (i - 1) * 5
   local kind, limit, window, burst, cost = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
   local before = tonumber(redis.call('GET', KEYS[i]) or '0') or 0
-  out[i + 1] = string.format('%.3f', before)
+  out[i + 1] = string.format('%.17g', before)
   if kind == 'q' then
     if before + cost > limit then all = false else puts[i] = { before + cost, window } end
   elseif limit <= 0 or cost > burst then
@@ -29,11 +29,11 @@ for i = 1, #KEYS do
     local step = window / limit
     local room = burst * step
     local after = math.min(math.max(before, now), now + room) + cost * step
-    if after - room > now + math.min(0.01, step / 10) then all = false else puts[i] = { after, math.max(1, math.ceil(after - now) + 1000) } end
+    if after - room > now + math.min(step / 10, burst * 0.00013) then all = false else puts[i] = { after, math.max(1, math.ceil(after - now) + 1000) } end
   end
 end
 if all then
-  for i = 1, #KEYS do redis.call('SET', KEYS[i], string.format('%.3f', puts[i][1]), 'PX', puts[i][2]) end
+  for i = 1, #KEYS do redis.call('SET', KEYS[i], string.format('%.17g', puts[i][1]), 'PX', puts[i][2]) end
 end
 return out
 `
