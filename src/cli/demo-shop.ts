@@ -7,6 +7,8 @@ import type { PodStatus } from '../model/local-status.ts'
 import type { WireWatch } from '../model/wire-view.ts'
 import type { ZtunnelState } from '../model/ztunnel-state.ts'
 import { ApiClient } from './api-client.ts'
+import { requestCounts } from './requests.ts'
+import type { RequestSample } from './requests.ts'
 import { edgesOf, parseMetrics } from './traffic.ts'
 import type { Edge, Series, TrafficSample } from './traffic.ts'
 import { askZtunnel, ztunnelState, ztunnelText } from './ztunnel-client.ts'
@@ -19,10 +21,11 @@ export interface DemoTools {
 }
 
 const countsSchema = z.object({ ok: z.int(), failed: z.int(), last: z.string() })
-const appCountsSchema = z.object({ catalogue: countsSchema, payments: countsSchema })
-/** How an application's own requests went since it started. */
+const appCountsSchema = z.record(z.string(), countsSchema)
+/** How an application's own requests went since it started, by whom it asked. */
 export type AppCounts = z.infer<typeof appCountsSchema>
-const catalogueAnswerSchema = z.object({ pod: z.string(), client: z.string() })
+/** Of the stock and the catalogue; `failed` times the latter's new version has failed so far. */
+export const catalogueAnswerSchema = z.object({ pod: z.string(), client: z.string(), failed: z.int().optional() })
 export type CatalogueAnswer = z.infer<typeof catalogueAnswerSchema>
 
 export class Shop {
@@ -66,6 +69,24 @@ export class Shop {
     return { atMs: performance.now(), nodes: new Map(found) }
   }
 
+  /** Of each process of that Gateway, or of all Gateways, that answers: pod to what it counts. */
+  async proxies(gateway?: string): Promise<ReadonlyMap<string, readonly Series[]>> {
+    const { gateways } = await this.client.status()
+    const admin = gateways.filter(({ name }) => gateway === undefined || name === gateway).flatMap((each) => each.admin)
+    const looks = await Promise.allSettled(admin.map(async ({ pod, socket }) => [pod, parseMetrics(await ztunnelText(socket, '/metrics'))] as const))
+    return new Map(looks.flatMap((look) => (look.status === 'fulfilled' ? [look.value] : [])))
+  }
+
+  /** Names of the pods of all Gateways. */
+  async gatewayPods(): Promise<ReadonlySet<string>> {
+    return new Set((await this.client.status()).gateways.flatMap(({ admin }) => admin.map(({ pod }) => pod)))
+  }
+
+  async requests(): Promise<RequestSample> {
+    const proxies = await this.proxies()
+    return { atMs: performance.now(), proxies: new Map([...proxies].map(([pod, series]) => [pod, requestCounts(series)])) }
+  }
+
   /** The pod of that name, or the first that a Deployment of that name made. */
   async pod(namespace: string, name: string): Promise<PodStatus> {
     const found = (await this.client.status()).pods
@@ -99,9 +120,9 @@ export class Shop {
     return this.run(namespace, name, ['curl', '--silent', '--show-error', '--max-time', '5', ...more, url])
   }
 
-  async askCatalogue(namespace: string, name: string, url: string, ...more: readonly string[]): Promise<CatalogueAnswer> {
+  async askStock(namespace: string, name: string, url: string, ...more: readonly string[]): Promise<CatalogueAnswer> {
     const { text } = await this.ask(namespace, name, url, ...more)
-    return readJson(catalogueAnswerSchema, text, 'the catalogue')
+    return readJson(catalogueAnswerSchema, text, 'the stock')
   }
 
   /** What an application says of its own requests. */

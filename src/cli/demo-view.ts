@@ -5,6 +5,8 @@ import { localStateRoot } from '../model/local-status.ts'
 import type { CertificateView, PolicyView } from '../model/ztunnel-views.ts'
 import { durationText, show } from './output.ts'
 import { ratesBetween, trafficHead, trafficRows } from './traffic.ts'
+import { requestHead, requestRates, requestRows } from './requests.ts'
+import type { RequestSample } from './requests.ts'
 import type { Series, TrafficSample } from './traffic.ts'
 
 /** What the ztunnels say of themselves: node to its facts. */
@@ -31,11 +33,18 @@ export function summary(status: LocalStatus, ztunnels: ReadonlyMap<string, Ztunn
     ['identities', `${identities.map((each) => each.replace(/^.*\/ns\/(.*)\/sa\/(.*)$/, '$1/$2')).join(', ')}: certificates ready, first expires in ${durationText(soonest - Date.now())}`],
     ['encrypted', tunnelsText([...ztunnels].map(([, { metrics }]) => metrics))],
     ['policies', `${policies.join(', ') || 'none'}; from policies.yaml`],
+    ['waypoint', waypointText(status)],
+    ['browser', status.published.map(({ address, gateway, because }) => `http://${address}/ leads to ${gateway}${because === '' ? '' : ` (not yet: ${because})`}`).join(', ') || 'no ingress is published'],
     ['config', `${shown(directory)}/*.yaml: change a file and the mesh follows; what became of it: ${command(name, 'status')}`],
     ['logs', `${root}/logs/: ztunnel-NODE.log has a line for each connection; an application's: ${command(name, 'logs', 'shop/scraper')}`],
     ['metrics', `curl --unix-socket ${root}/node-a-ztunnel.sock http://ztunnel/metrics   (Prometheus: port 15020 of each node)`],
-    ['look', ['connections', 'workloads', 'services', 'policies', 'certs', 'authz explain shop/scraper payments.shop --port 80'].map((each) => command(name, each)).join('\n')],
+    ['look', ['connections', 'workloads', 'services', 'policies', 'certs', 'authz explain shop/scraper payments.shop --port 80', 'waypoint status -n shop'].map((each) => command(name, each)).join('\n')],
   ])
+}
+
+function waypointText({ gateways }: LocalStatus): string {
+  const waypoints = gateways.filter(({ role }) => role === 'waypoint')
+  return waypoints.map(({ namespace, name, ready, replicas, usedBy }) => `${namespace}/${name} (${ready} of ${replicas} ready) looks into requests of ${usedBy.join(', ')}; what it does with them: waypoint.yaml`).join(', ') || 'none'
 }
 
 function podText({ namespace, name, node }: LocalStatus['pods'][number]): string {
@@ -54,18 +63,27 @@ export function tunnelsText(metrics: readonly (readonly Series[])[]): string {
 
 export function thingsToTry(name: string, directory: string, examples: string): string {
   const shop = shown(directory)
-  return `Three things to try, in another terminal:
+  return `Four things to try, in another terminal:
   1. put namespace legacy into the mesh, and out again: its plain text becomes mTLS while it runs
        sed -i 's|labels: {}|labels: {sidestep.dev/mesh: enabled}|' ${shop}/legacy.yaml
        sed -i 's|labels: {sidestep.dev/mesh: enabled}|labels: {}|' ${shop}/legacy.yaml
-  2. apply a policy, and take it back: the catalogue takes no plain text any more, so legacy is refused
-       cp ${shown(examples)}/try/strict-catalogue.yaml ${shop}/
-       rm ${shop}/strict-catalogue.yaml
-  3. replace a ztunnel while the shop runs: nothing fails; then kill one: its pods' connections are refused until it is back
+  2. apply a policy, and take it back: the stock takes no plain text any more, so legacy is refused
+       cp ${shown(examples)}/try/strict-stock.yaml ${shop}/
+       rm ${shop}/strict-stock.yaml
+  3. send half of the catalogue's requests to its new version, and back
+       sed -i '/catalogue-v1/s|weight: 90|weight: 50|; /catalogue-v2/s|weight: 10|weight: 50|' ${shop}/waypoint.yaml
+       sed -i '/catalogue-v1/s|weight: 50|weight: 90|; /catalogue-v2/s|weight: 50|weight: 10|' ${shop}/waypoint.yaml
+  4. replace a ztunnel while the shop runs: nothing fails; then kill one: its pods' connections are refused until it is back
        ${command(name, 'replace-ztunnel', 'node-a')}
        kill -9 $(curl -s --unix-socket ${localStateRoot}/${name}/node-a-ztunnel.sock http://ztunnel/state | sed 's/.*"pid": *\\([0-9]*\\).*/\\1/')
 
 Ctrl-C ends it and leaves nothing behind.`
+}
+
+/** What passed the waypoint and the ingress between two looks. */
+export function requestsView(before: RequestSample, now: RequestSample): string {
+  const rates = requestRates(before, now)
+  return `requests through ${[...now.proxies.keys()].map((pod) => pod.replace(/(-[a-z0-9]+){2}$/, '')).join(' and ') || 'nobody'}, ${rates.retries.toFixed(1)} of them a second tried again\n${show('table', undefined, requestHead, requestRows(rates), 'none')}`
 }
 
 export interface LiveFacts {

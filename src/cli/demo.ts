@@ -1,6 +1,8 @@
 // `sidestep demo`: the example shop as a real mesh on this machine, watched until Ctrl-C; with --check it is questioned
 // instead, and the answers decide the exit code. It speaks to the mesh only as any client would, and leaves nothing.
-import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { once } from 'node:events'
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -13,7 +15,7 @@ import { certificateViewSchema, policyViewSchema } from '../model/ztunnel-views.
 import { runDemoChecks } from './demo-checks.ts'
 import { Shop } from './demo-shop.ts'
 import type { DemoTools } from './demo-shop.ts'
-import { liveView, summary, thingsToTry, tunnelsText } from './demo-view.ts'
+import { liveView, requestsView, summary, thingsToTry, tunnelsText } from './demo-view.ts'
 import type { LiveFacts, ZtunnelFacts } from './demo-view.ts'
 import { statusTable } from './status.ts'
 import { progress } from './up.ts'
@@ -38,7 +40,10 @@ export function demoCommand(control: LocalControl, tools: DemoTools, examples: s
       // The checks change a file, and that of the checkout is not theirs.
       const copy = isCheck ? mkdtempSync(join(tmpdir(), 'sidestep-demo-')) : undefined
       const directory = copy ?? join(examples, 'shop')
-      if (copy !== undefined) cpSync(join(examples, 'shop'), copy, { recursive: true })
+      if (copy !== undefined) {
+        cpSync(join(examples, 'shop'), copy, { recursive: true })
+        await publishElsewhere(join(copy, 'waypoint.yaml'))
+      }
       print(`starting the example shop from ${join(examples, 'shop')} as mesh ${name}`)
       try {
         await control.startDaemon({ directory, name, nodes: 2, mesh: true, publish: [] })
@@ -63,6 +68,18 @@ export function demoCommand(control: LocalControl, tools: DemoTools, examples: s
         print(problems.length === 0 ? 'nothing is left' : 'run `sidestep down` again once that is resolved')
       }
     })
+}
+
+/** Whoever checks may not be the only one: a port of this machine that nobody has. */
+async function publishElsewhere(file: string): Promise<void> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const address = server.address()
+  server.close()
+  const text = readFileSync(file, 'utf8')
+  const changed = text.replace('8088=80', `${typeof address === 'object' && address ? address.port : 0}=80`)
+  if (changed === text) throw new MeshError('BAD_MANIFEST', `${file} does not publish its ingress where it did`)
+  writeFileSync(file, changed)
 }
 
 /** Undefined where somebody interrupts. COMMAND_FAILED, with all there is to know, where it does not get there. */
@@ -98,16 +115,16 @@ async function ztunnelFacts(shop: Shop): Promise<ReadonlyMap<string, ZtunnelFact
 async function watch(shop: Shop, signal: AbortSignal, print: (text: string) => void): Promise<void> {
   const { isTTY, columns } = process.stdout
   const everyMs = isTTY ? 2_000 : 10_000
-  let before = await shop.traffic()
+  let [before, requestsBefore] = [await shop.traffic(), await shop.requests()]
   for (let lines = 0; ;) {
     try {
       await sleep(everyMs, undefined, { signal })
     } catch {
       return // Ctrl-C is how this ends
     }
-    const now = await shop.traffic()
-    const text = liveView(before, now, await factsOf(shop, now.nodes))
-    before = now
+    const [now, requests] = [await shop.traffic(), await shop.requests()]
+    const text = `${liveView(before, now, await factsOf(shop, now.nodes))}\n\n${requestsView(requestsBefore, requests)}`
+    ;[before, requestsBefore] = [now, requests]
     // On a terminal the table stays in its place; a line that wraps would be counted wrong.
     const shown = isTTY ? text.split('\n').map((line) => line.slice(0, columns - 1)) : ['', ...text.split('\n')]
     print(`${isTTY && lines > 0 ? `\u001b[${lines}A\u001b[J` : ''}${shown.join('\n')}`)

@@ -52,6 +52,11 @@ test('a connection counts once: at a captured source, else at the destination; a
   ])
 })
 
+test('behind a waypoint the account is who asks, where the pod is not known', () => {
+  const line = 'istio_tcp_connections_failed_total{reporter="destination",source_workload="unknown",source_workload_namespace="unknown",source_principal="spiffe://cluster.local/ns/shop/sa/web",destination_workload="pay",destination_workload_namespace="shop",response_flags="DENY",connection_security_policy="mutual_tls"} 3'
+  expect([...edgesOf(parseMetrics(line)).values()]).toMatchObject([{ from: 'shop/web', to: 'shop/pay', refused: 3 }])
+})
+
 test('rates are per second and over all nodes; a ztunnel that was replaced counts from zero, never backwards', () => {
   const before = sample(1_000, { a: [{ reporter: 'source', value: 100 }], b: [{ reporter: 'source', value: 10 }] })
   const now = sample(3_000, { a: [{ reporter: 'source', value: 120 }], b: [{ reporter: 'source', value: 4 }], c: [{ reporter: 'source', value: 2 }] })

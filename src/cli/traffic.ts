@@ -48,7 +48,7 @@ export function edgesOf(series: readonly Series[]): Map<string, Edge> {
     const label = (key: string): string => labels.get(key) ?? 'unknown'
     const count = countOf(name, label)
     if (!count) continue
-    const from = `${label('source_workload_namespace')}/${label('source_workload')}`
+    const from = label('source_workload') === 'unknown' ? accountOf(label('source_principal')) : `${label('source_workload_namespace')}/${label('source_workload')}`
     const to = `${label('destination_workload_namespace')}/${label('destination_workload')}`
     const isMutualTls = label('connection_security_policy') === 'mutual_tls'
     const key = `${from} ${to} ${isMutualTls}`
@@ -57,6 +57,12 @@ export function edgesOf(series: readonly Series[]): Map<string, Edge> {
     edges.set(key, edge)
   }
   return edges
+}
+
+/** Behind a waypoint it is known for whom it asks, and not which of its pods that is: `namespace/account`. */
+function accountOf(principal: string): string {
+  const [, namespace, account] = /\/ns\/([^/]+)\/sa\/([^/]+)$/.exec(principal) ?? []
+  return namespace === undefined ? 'unknown/unknown' : `${namespace}/${account}`
 }
 
 function countOf(name: string, label: (key: string) => string): Count | undefined {

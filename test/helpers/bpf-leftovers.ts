@@ -25,7 +25,7 @@ const watchedSettings = [
 ]
 
 /** Sources of ours that a runtime is asked to run, and programs of ours. */
-const ownSources = new Set(['sidestep.ts', 'ztunnel.ts', 'local-daemon.ts'])
+const ownSources = new Set(['sidestep.ts', 'ztunnel.ts', 'waypoint.ts', 'local-daemon.ts'])
 const ownPrograms = new Set(['sidestep', 'sandbox-pause'])
 /** Programs that come and go with services of the host: systemd's device and firewall filters. */
 const foreignPrograms = /^sd_/

@@ -3,9 +3,12 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { leftoversSince, snapshotMachine } from '../helpers/bpf-leftovers.ts'
 import { uniqueName } from '../helpers/instances.ts'
+
+// Twenty claims with real traffic, on a machine that may have others to serve.
+vi.setConfig({ testTimeout: 180_000 })
 
 const program = fileURLToPath(new URL('../../src/bin/sidestep.ts', import.meta.url))
 
@@ -36,11 +39,14 @@ test('the demo shows who talks to whom until it is interrupted, and then leaves 
     expect(output()).toMatch(what)
   }
   await shows(/the shop serves, \d/)
-  const edges = [/shop\/frontend +shop\/catalogue-v1 +mTLS +\d/, /legacy\/reporter +shop\/catalogue-v2 +plain text +\d/, /shop\/scraper +shop\/payments +mTLS .* by policy/]
+  const edges = [
+    /shop\/frontend +shop\/waypoint +mTLS +\d/, /legacy\/reporter +shop\/stock +plain text +\d/, /shop\/scraper +shop\/payments +mTLS .* by policy/,
+    /shop\/frontend +shop\/catalogue-v1 +\d/, /shop\/scraper +shop\/payments +\d+\.\d +\d+\.\d/,
+  ]
   for (const edge of edges) await shows(edge)
-  for (const word of ['captured', 'encrypted', 'logs', 'metrics', 'config', 'Three things to try']) expect(output()).toContain(word)
+  for (const word of ['captured', 'encrypted', 'logs', 'metrics', 'config', 'Four things to try']) expect(output()).toContain(word)
 
-  // One of those three things, word for word.
+  // One of those things, word for word.
   const command = /npm run sidestep -- (replace-ztunnel .*)/.exec(output())?.[1] ?? ''
   const replaced = await run(command.split(' '))
   expect(replaced.text).toMatch(/node-a: ztunnel \d+ serves 3 pods/)
