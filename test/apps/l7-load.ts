@@ -9,7 +9,7 @@ const bad: string[] = []
 let asked = 0
 const over = new AbortController()
 
-function ask(): Promise<string> {
+function ask(isAgain: boolean): Promise<string> {
   return new Promise((resolve) => {
     const sent = request(url, { agent, method, timeout: 20_000 }, (response) => {
       let body = ''
@@ -22,7 +22,8 @@ function ask(): Promise<string> {
     })
     sent.on('timeout', () => sent.destroy(new Error('timeout')))
     sent.on('error', (error: NodeJS.ErrnoException) => {
-      const why = sent.reusedSocket ? `reused ${error.code ?? error.message}` : error.code ?? error.message
+      const why = error.code ?? error.message
+      if (sent.reusedSocket && !isAgain) return resolve('reused')
       if (bad.length < 5) bad.push(`${new Date().toISOString()} ${why}`)
       resolve(why)
     })
@@ -32,9 +33,9 @@ function ask(): Promise<string> {
 
 async function line(): Promise<void> {
   while (!over.signal.aborted) {
-    let outcome = await ask()
+    let outcome = await ask(method !== 'GET')
     // A kept connection that ended just when it was used again: every client of HTTP asks once more (RFC 9110, 9.2.2).
-    if (outcome.startsWith('reused ') && method === 'GET') outcome = await ask()
+    if (outcome === 'reused') outcome = await ask(true)
     asked++
     outcomes[outcome] = (outcomes[outcome] ?? 0) + 1
     await new Promise((resolve) => setTimeout(resolve, 5))
