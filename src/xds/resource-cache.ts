@@ -46,8 +46,9 @@ export interface ReadResponse {
   readonly rejections: readonly Rejection[]
 }
 
-// Some 5 ms of decoding.
+// Some 5 ms of decoding: so many small resources, or fewer large ones.
 const sliceSize = 250
+const smallBytes = 512
 
 const breathe = (): Promise<void> => new Promise((resolve) => { setImmediate(resolve) })
 
@@ -125,9 +126,12 @@ export class ResourceCache {
     const rejections: Rejection[] = []
     let done = 0
     for (const source of sources) {
-      done += 1
-      if (done % sliceSize === 0) await breathe()
+      if (done >= sliceSize) {
+        done = 0
+        await breathe()
+      }
       const opened = decoding(() => open(source))
+      done += opened.ok ? Math.max(1, opened.value.value.length / smallBytes) : 1
       if (!opened.ok) {
         rejections.push({ name: '', because: opened.because })
         continue

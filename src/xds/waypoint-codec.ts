@@ -1,6 +1,6 @@
-// A waypoint's resources to the wire and back: sidestep.waypoint.v1.Resource with JSON inside. The same content always gives the
-// same bytes, because versions of resources are hashes of them. Decoding never throws; reasons name the place and never show a
-// value, because secrets travel this way too.
+// A waypoint's resources to the wire and back: sidestep.waypoint.v1.Resource with JSON inside. Versions of resources are hashes of
+// the bytes, so maps are written in the order of their keys; fields stay in the order in which the translation makes them, which
+// is always the same. Decoding never throws; reasons name the place and never show a value, because secrets travel this way too.
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf'
 import { MeshError } from '../core/errors.ts'
 import type { DestinationPolicy } from '../model/route.ts'
@@ -16,7 +16,7 @@ const maxContentBytes = 64 * 1024 * 1024
 /** Bytes of the sidestep.waypoint.v1.Resource. Throws BAD_MESSAGE for one that is too large. */
 export function encodeWaypointResource({ kind, key, ...fields }: WaypointResource): Uint8Array {
   const plain = 'destination' in fields ? { destination: destinationEntries(fields.destination) } : fields
-  const content = Buffer.from(canonicalJson(plain))
+  const content = Buffer.from(JSON.stringify(plain))
   if (content.length > maxContentBytes) {
     throw new MeshError('BAD_MESSAGE', `${kind} ${key} has ${content.length} bytes, more than ${maxContentBytes}`)
   }
@@ -33,14 +33,6 @@ function destinationEntries({ ports, subsets, ...rest }: DestinationPolicy): obj
 
 function byName([a]: readonly [string, ...unknown[]], [b]: readonly [string, ...unknown[]]): number {
   return a < b ? -1 : a > b ? 1 : 0
-}
-
-/** Keys of objects in their order, nothing for what is undefined. */
-function canonicalJson(value: unknown): string {
-  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`
-  if (typeof value !== 'object' || value === null) return JSON.stringify(value)
-  const fields = Object.entries(value).filter(([, each]) => each !== undefined).sort(byName)
-  return `{${fields.map(([name, each]) => `${JSON.stringify(name)}:${canonicalJson(each)}`).join(',')}}`
 }
 
 /** The resource in a sidestep.waypoint.v1.Resource. */
