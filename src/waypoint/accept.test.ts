@@ -4,7 +4,7 @@ import type { Identity } from '../core/identity.ts'
 import { parseAuthority } from '../hbone/authority.ts'
 import { WorkloadStore } from '../model/workload-store.ts'
 import type { Service, Workload } from '../model/workload.ts'
-import { callerOf, declaredProtocol, targetOf } from './accept.ts'
+import { callerOf, declaredProtocol, isOwnIngress, targetOf } from './accept.ts'
 import type { Acceptance } from './accept.ts'
 import { service, workload } from './testing.ts'
 
@@ -106,4 +106,14 @@ test('what a pod speaks is what its services say of that port', () => {
   const of = (pod: Workload, port: number): string => declaredProtocol(store, { t: 'workload', workload: pod, port })
   expect([of(inherits, 8080), of(inherits, 9000), of(inherits, 80), of(own, 7070), of(own, 8080)]).toEqual(['grpc', 'unknown', 'unknown', 'tcp', 'unknown'])
   expect([80, 81, 82].map((port) => declaredProtocol(store, { t: 'service', service: web, port }))).toEqual(['grpc', 'unknown', 'unknown'])
+})
+
+test('an ingress of our namespace speaks for its clients; one of another, or who only looks so, does not', () => {
+  const own: Identity = { ...alice, serviceAccount: 'gate' }
+  const parts = { serviceAccount: 'edge', nativeTunnel: true, labels: { 'gateway.networking.k8s.io/gateway-class-name': 'sidestep-ingress' } }
+  const of = (more: Partial<Workload>, identity: Identity | undefined = { ...alice, serviceAccount: 'edge' }): boolean =>
+    isOwnIngress({ identity, address: { ip: '10.0.0.5', port: 1 }, workload: workload('edge-1', '10.0.0.5', { ...parts, ...more }) }, own)
+  expect(of({})).toBe(true)
+  expect([of({ nativeTunnel: false }), of({ labels: {} }), of({ labels: { 'gateway.networking.k8s.io/gateway-class-name': 'sidestep-waypoint' } })]).toEqual([false, false, false])
+  expect([of({}, { ...alice, namespace: 'bank' }), of({}, { ...alice, trustDomain: 'other' }), isOwnIngress({ identity: alice, address: { ip: '10.0.0.5', port: 1 }, workload: undefined }, own)]).toEqual([false, false, false])
 })

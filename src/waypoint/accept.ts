@@ -3,6 +3,7 @@
 import type { SocketAddr } from '../core/address.ts'
 import type { Identity } from '../core/identity.ts'
 import type { Authority } from '../hbone/authority.ts'
+import { gatewayClassLabel, gatewayRole } from '../model/gateway-labels.ts'
 import { serviceKey } from '../model/workload.ts'
 import type { AppProtocol, Service, Workload } from '../model/workload.ts'
 import type { WorkloadStore } from '../model/workload-store.ts'
@@ -88,6 +89,16 @@ export function callerOf({ store, network }: Pick<AcceptFacts, 'store' | 'networ
 
 function isOf({ namespace, serviceAccount }: Workload, identity: Identity): boolean {
   return namespace === identity.namespace && serviceAccount === identity.serviceAccount
+}
+
+/**
+ * Whether the caller is an ingress of our own namespace, which speaks for its clients. Its pod says so by a label, and whoever writes
+ * pods there decides about this waypoint, too; ingresses of other namespaces have to be named in the settings.
+ */
+export function isOwnIngress({ identity, workload }: Caller, own: Identity): boolean {
+  if (identity?.namespace !== own.namespace || identity.trustDomain !== own.trustDomain || workload?.nativeTunnel !== true) return false
+  const name = workload.labels?.[gatewayClassLabel]
+  return name !== undefined && gatewayRole(name, undefined) === 'ingress'
 }
 
 /** What the port was declared to speak; `unknown` where nobody said. A workload's is that of the services that it serves there. */

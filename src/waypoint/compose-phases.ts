@@ -4,7 +4,7 @@ import type { Identity } from '../core/identity.ts'
 import type { Logger } from '../core/log.ts'
 import type { NamespacedHostname, Service } from '../model/workload.ts'
 import { LocalLimiter } from '../policy/l7/rate-limit.ts'
-import type { Chains, ConnectionContext } from './context.ts'
+import type { Caller, Chains, ConnectionContext } from './context.ts'
 import { CountedCache, CountedLimits, countedAuthorizer, countedFetch } from './filters/counted.ts'
 import type { FilterCounters } from './filters/counted.ts'
 import { makeExternalAuthorizer } from './filters/external-authorization.ts'
@@ -49,6 +49,8 @@ export interface PhaseSurroundings {
   readonly random: () => number
   /** Who we are, as callers see it. */
   readonly own: () => Identity | undefined
+  /** Callers whose word about their clients is believed, beside those that the settings name. */
+  readonly isForwarder?: (caller: Caller) => boolean
   readonly settings: PhaseSettings
   readonly log: Logger
   readonly counters: FilterCounters
@@ -61,7 +63,7 @@ export interface ComposedPhases {
   close(): Promise<void>
 }
 
-export function composePhases({ chains, forwarder, records, serviceOf, clock, random, own, settings, log, counters }: PhaseSurroundings): ComposedPhases {
+export function composePhases({ chains, forwarder, records, serviceOf, clock, random, own, isForwarder, settings, log, counters }: PhaseSurroundings): ComposedPhases {
   const { limitStoreUrl, limitStoreTimeoutMs, trustedForwarders, trustedHops } = settings
   const outside = new OutsideFetch({ mayReachLocal: settings.mayFetchLocally })
   const call = makeMeshCaller({ forwarder, clock, own })
@@ -76,7 +78,7 @@ export function composePhases({ chains, forwarder, records, serviceOf, clock, ra
   const limits = new CountedLimits({ clock, limiter, storeTimeoutMs: limitStoreTimeoutMs, ...(store && { store }) }, counters)
   const cache = new CountedCache({ clock, maxBytes: settings.cacheBytes }, counters)
   const handler = makeHandler({
-    chains, forwarder, records, serviceOf, clock, random, limits, cache, identity: { own, trustedForwarders, trustedHops },
+    chains, forwarder, records, serviceOf, clock, random, limits, cache, identity: { own, trustedForwarders, trustedHops, ...(isForwarder && { isForwarder }) },
     tokens: new TokenVerifier({ keys, clock }), external: countedAuthorizer(makeExternalAuthorizer({ call, serviceOf, own, clock }), counters),
   })
   return {

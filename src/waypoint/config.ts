@@ -28,7 +28,7 @@ export const configSchema = z.strictObject({
   headMs: count(100, 600_000).default(15_000).describe('Milliseconds that a client may take for the head of a request.'),
   bodyIdleMs: count(100, 86_400_000).default(60_000).describe('Milliseconds between two pieces of a body that somebody waits for.'),
   idleMs: count(100, 86_400_000).default(300_000).describe('Milliseconds that a connection of a client stays open without a request.'),
-  trustedForwarders: z.string().max(65_536).default('').describe('Callers in the mesh whose word about their own clients is believed, such as an ingress: SPIFFE URIs, or beginnings of them with *, separated by commas.'),
+  trustedForwarders: z.string().max(65_536).default('').describe('Callers in the mesh whose word about their own clients is believed, beside ingresses of the same namespace: SPIFFE URIs, or beginnings of them with *, separated by commas.'),
   trustedHops: count(0, 16).default(0).describe('Proxies before an ingress whose X-Forwarded-For is believed: so many addresses from its end.'),
   proxyProtocol: z.enum(['off', 'optional', 'required']).default('off').describe('Whether connections to an ingress begin with a PROXY header, version 1 or 2: off, optional or required.'),
   proxyProtocolFrom: z.string().default('').describe('Addresses or ranges that may send one, separated by commas; empty for everybody.'),

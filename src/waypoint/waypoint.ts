@@ -19,6 +19,7 @@ import { serviceKey } from '../model/workload.ts'
 import type { Workload } from '../model/workload.ts'
 import { CaClient } from '../pki/ca-client.ts'
 import type { SessionKeys } from '../policy/l7/session-persistence.ts'
+import { isOwnIngress } from './accept.ts'
 import { CompiledChains } from './chains.ts'
 import { composePhases } from './compose-phases.ts'
 import type { ComposedPhases } from './compose-phases.ts'
@@ -105,6 +106,7 @@ export class Waypoint {
     const { records } = telemetry
     this.#phases = composePhases({
       ...common, chains, forwarder: this.forwarder, records, serviceOf: (name) => this.mesh.store.service(serviceKey(name)), own: () => this.identity,
+      isForwarder: (caller) => isOwnIngress(caller, this.identity),
       settings: {
         trustedForwarders: listOf(config.trustedForwarders), trustedHops: config.trustedHops, cacheBytes: config.cacheBytes, limitKeys: config.limitKeys,
         limitStoreTimeoutMs: config.limitStoreTimeoutMs, mayFetchLocally: config.mayFetchLocally, ...(config.limitStore !== '' && { limitStoreUrl: config.limitStore }),

@@ -16,6 +16,8 @@ export interface IdentityRules {
    * their client is kept and added to.
    */
   readonly trustedForwarders: readonly string[]
+  /** Further callers of that sort. */
+  readonly isForwarder?: (caller: Caller) => boolean
   /** Proxies in front of a listener that each add an address to X-Forwarded-For. */
   readonly trustedHops: number
 }
@@ -51,7 +53,8 @@ export function makeIdentify(rules: IdentityRules): Identify {
     const known = forwarders.get(caller)
     if (known !== undefined) return known
     const uri = caller.identity && formatIdentity(caller.identity)
-    const found = uri !== undefined && rules.trustedForwarders.some((each) => (each.endsWith('*') ? uri.startsWith(each.slice(0, -1)) : each === uri))
+    const isNamed = (each: string): boolean => uri !== undefined && (each.endsWith('*') ? uri.startsWith(each.slice(0, -1)) : each === uri)
+    const found = rules.trustedForwarders.some(isNamed) || (uri !== undefined && rules.isForwarder?.(caller) === true)
     forwarders.set(caller, found)
     return found
   }
