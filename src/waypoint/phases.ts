@@ -3,9 +3,9 @@
 //   identify       who asks; headers that only a proxy may say are cleaned and set
 //   authenticate   tokens of RequestAuthentication
 //   authorize      policies, and authorizers that they name
-//   route          which rule decides
+//   route          which rule decides; a browser's preflight is answered by it
 //   limit          rate limits of the rule
-//   act            preflight, redirect, fixed answer, fault; or the request that is to be sent
+//   act            fault, redirect, fixed answer; or the request that is to be sent
 //   send           from the cache or by the forwarder
 //   answer         headers of the answer, or what there is to say where none came
 //
@@ -128,20 +128,22 @@ class Phases {
     if (compiled.problem !== undefined) return this.#broken(passage, compiled.problem)
     const filters = filtersOf(rule, this.#parts.chains)
     if (filters.t === 'missing') return this.#broken(passage, `${filters.key} is not known`)
-    if (filters.limits.length > 0) {
-      const refused = await this.#parts.limits.step(passage, rule, filters.limits)
-      if (refused) return refused
-    }
+    // A preflight is answered here and costs nobody anything; scripts may read that they were refused.
     const cors = corsStep(compiled, head)
     if (cors.t === 'answer') {
       record.because('preflight')
       return cors.response
     }
+    const ours: AnswerChanges = { cors, rule: undefined, backend: undefined }
+    if (filters.limits.length > 0) {
+      const refused = await this.#parts.limits.step(passage, rule, filters.limits)
+      if (refused) return changed(refused, ours)
+    }
     if (rule.fault) {
       const aborted = await injectFault(rule.fault, request, { ...this.#parts, record })
       if (aborted) {
         record.because('faultAbort')
-        return aborted
+        return changed(aborted, ours)
       }
     }
     switch (rule.action.t) {

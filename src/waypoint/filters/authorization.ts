@@ -4,7 +4,7 @@ import { formatIdentity } from '../../core/identity.ts'
 import type { SocketAddr } from '../../core/address.ts'
 import type { AuthorizationProvider } from '../../model/waypoint-config.ts'
 import type { HeaderMap } from '../../policy/l7/request-head.ts'
-import type { Chains, Target } from '../context.ts'
+import type { Caller, Chains, Target } from '../context.ts'
 import type { Response } from '../http/message.ts'
 import { localAnswer } from './local-answer.ts'
 import type { Passage } from './passage.ts'
@@ -87,7 +87,20 @@ function destinationOf(target: Target): SocketAddr {
   }
 }
 
+export interface Source {
+  readonly sourceIdentity?: string
+  readonly sourceNamespace?: string
+}
+
+/** A connection's requests have one caller. */
+const sources = new WeakMap<Caller, Source>()
+
 /** What routes and policies are told of the caller. */
-export function sourceOf({ identity }: { readonly identity: Parameters<typeof formatIdentity>[0] | undefined }): { readonly sourceIdentity?: string; readonly sourceNamespace?: string } {
-  return identity ? { sourceIdentity: formatIdentity(identity), sourceNamespace: identity.namespace } : {}
+export function sourceOf(caller: Caller): Source {
+  const known = sources.get(caller)
+  if (known) return known
+  const { identity } = caller
+  const source: Source = identity ? { sourceIdentity: formatIdentity(identity), sourceNamespace: identity.namespace } : {}
+  sources.set(caller, source)
+  return source
 }
