@@ -178,8 +178,14 @@ export class Http1Side<Connection> {
       res.end()
     } else if (!isStream(body)) res.end(body)
     else {
-      res.flushHeaders()
+      // Most answers come whole: head and body then go in one call. A body that is late does not hold its head back.
+      let isFlowing = false
+      body.once('data', () => (isFlowing = true))
+      const late = setImmediate(() => {
+        if (!isFlowing && !res.writableEnded && !res.destroyed) res.flushHeaders()
+      })
       pump(body, res, (error) => {
+        clearImmediate(late)
         if (error) {
           body.destroy()
           // Only a broken connection tells an HTTP/1.1 client that this is not all.
