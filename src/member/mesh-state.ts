@@ -100,6 +100,11 @@ export class MeshState {
     return !this.#client || this.#client.isSynced || this.#isRestored
   }
 
+  /** Resolves once isKnown is true. Rejects with CLOSED. */
+  async known(): Promise<void> {
+    if (!this.isKnown) await this.#client?.ready()
+  }
+
   /** The captured pod as the mesh knows it now. */
   peekWorkload(pod: PodEnrolment): Workload | undefined {
     return this.#client ? this.store.workloadByName(pod.namespace, pod.name, pod.serviceAccount) : this.#unmeshed(pod)

@@ -89,6 +89,7 @@ class Bench {
       resources: this.resources, connections, front: this.front, records: { begin: () => record }, limit: new ConnectionLimit(parts.limit ?? 1_000), keepAliveSeconds: 60, helloMs: 500,
       proxyProtocol: parts.proxyProtocol ?? 'off', proxyProtocolFrom: parts.proxyProtocolFrom ?? [], clock: systemClock, onRefused: (because) => void this.refused.push(because), logger: silentLogger,
     })
+    this.edge.start()
     const handler: Handler<ConnectionContext> = this.edge.handler((request) => {
       this.contexts.push(request.connection)
       const { target } = request.connection

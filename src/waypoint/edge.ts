@@ -75,7 +75,7 @@ export class Edge {
   readonly #from: CidrMap<true> | undefined
   /** For connections that carry requests of several listeners. */
   readonly #contexts = new WeakMap<ConnectionContext, Map<string, ConnectionContext>>()
-  readonly #stopWatching: () => void
+  #stopWatching: (() => void) | undefined
   #isClosed = false
 
   constructor(options: EdgeOptions) {
@@ -85,14 +85,19 @@ export class Edge {
     this.#tls = new EdgeTls({
       resources: options.resources, onFailure: options.onRefused, logger: options.logger, onSecure: (tls, listener) => this.#onSecure(tls, listener),
     })
-    this.#stopWatching = options.resources.onChange((kinds) => {
-      if (kinds.has('listener')) this.update()
-    })
   }
 
-  /** Opens and closes doors as the listeners say; what stands is left alone. */
-  update(): void {
-    if (this.#isClosed) return
+  /** Opens the doors that there are listeners for, and follows changes. */
+  start(): void {
+    if (this.#isClosed || this.#stopWatching) return
+    this.#stopWatching = this.#options.resources.onChange((kinds) => {
+      if (kinds.has('listener')) this.#update()
+    })
+    this.#update()
+  }
+
+  /** What stands is left alone. */
+  #update(): void {
     const wanted = byPort(this.#options.resources.all('listener').map(({ listener }) => listener))
     for (const [port, door] of this.#doors) {
       if (wanted.has(port)) continue
@@ -273,7 +278,7 @@ export class Edge {
   /** Takes nothing new. What was taken goes on. */
   stopListening(): void {
     this.#isClosed = true
-    this.#stopWatching()
+    this.#stopWatching?.()
     for (const door of this.#doors.values()) this.#close(door)
   }
 }

@@ -30,6 +30,8 @@ export interface TunnelParts {
   readonly store: WorkloadStore
   readonly network: string
   readonly self: () => Workload | undefined
+  /** Whether we were told what holds for whom: nobody is let in before that. */
+  readonly isKnown: () => boolean
   readonly connections: Pick<Connections, 'take' | 'foresee'>
   readonly records: Pick<RecordFactory, 'carry'>
   /** Of streams. */
@@ -85,6 +87,7 @@ export class Tunnels {
     const { peerIdentity, authority } = request
     const peer = peerOf(request.socket)
     if (!peer) return { t: 'refuse', status: 503, because: 'closed' }
+    if (!this.#parts.isKnown()) return { t: 'refuse', status: 503, because: 'notSynced' }
     const self = this.#parts.self()
     const acceptance = targetOf({ store, self, network }, authority, peerIdentity)
     if (acceptance.t === 'refused') {

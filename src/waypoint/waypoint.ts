@@ -126,7 +126,7 @@ export class Waypoint {
     this.limit = new ConnectionLimit(config.maxConnections === 0 ? limitFromOpenFiles() : config.maxConnections)
     this.tunnels = new Tunnels({
       identity: this.identity, certificates: this.identities.source, verifier: this.identities.verifier, store: this.mesh.store, network: config.network,
-      self: () => this.self(), connections: this.connections, records, limit: this.limit, doors: new ConnectionLimit(doorLimit()),
+      self: () => this.self(), isKnown: () => this.mesh.isKnown, connections: this.connections, records, limit: this.limit, doors: new ConnectionLimit(doorLimit()),
       keepAliveSeconds: config.keepAliveSeconds, events, onRefused: (because) => metrics.refused(because), logger: logger.child({ component: 'tunnels' }),
     })
     this.edge = new Edge({
@@ -158,6 +158,8 @@ export class Waypoint {
       const { host, port } = hostAndPort(config.hboneAddress)
       await waypoint.tunnels.listen(host, port)
     }
+    // Not before the rules for its requests are known; closed meanwhile, it opens none.
+    void waypoint.mesh.known().then(() => waypoint.edge.start(), () => {})
     waypoint.#state = 'serving'
     return waypoint
   }
