@@ -36,13 +36,26 @@ export function plainPrefix(value: string): string {
   return value.length > 1 && value.endsWith('/') ? value.slice(0, -1) : value
 }
 
+/** An object with what its place in the order goes by. */
+export interface Aged {
+  readonly object: ManifestObject
+  readonly createdMs: number
+  readonly name: string
+}
+
+export function aged(object: ManifestObject): Aged {
+  return { object, createdMs: createdMs(object), name: fullName(object) }
+}
+
 /** The older first; files rarely say an age, and what does not comes last. Then by `namespace/name`, then by kind. */
+export function compareAged(a: Aged, b: Aged): number {
+  if (a.createdMs !== b.createdMs) return a.createdMs - b.createdMs
+  if (a.name !== b.name) return a.name < b.name ? -1 : 1
+  return a.object.kind === b.object.kind ? 0 : a.object.kind < b.object.kind ? -1 : 1
+}
+
 export function byAgeAndName(a: ManifestObject, b: ManifestObject): number {
-  const [ageA, ageB] = [createdMs(a), createdMs(b)]
-  if (ageA !== ageB) return ageA - ageB
-  const [nameA, nameB] = [fullName(a), fullName(b)]
-  if (nameA !== nameB) return nameA < nameB ? -1 : 1
-  return a.kind === b.kind ? 0 : a.kind < b.kind ? -1 : 1
+  return compareAged(aged(a), aged(b))
 }
 
 function createdMs({ metadata }: ManifestObject): number {

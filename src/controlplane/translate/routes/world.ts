@@ -12,7 +12,7 @@ import { entryProtocol, hostsOf } from '../service-entry.ts'
 import { appProtocolOf, serviceHostname } from '../service.ts'
 import type { TranslateSettings } from '../settings.ts'
 import { covers } from './hostnames.ts'
-import { byAgeAndName, fullName } from './order.ts'
+import { aged, compareAged, fullName } from './order.ts'
 
 export interface TargetPort {
   readonly number: number
@@ -52,9 +52,7 @@ export class World {
 
   constructor(objects: Iterable<ManifestObject>, settings: TranslateSettings) {
     this.settings = settings
-    const sorted = [...objects].sort(byAgeAndName)
-    const all = <K extends ManifestObject['kind']>(...kinds: readonly K[]): Extract<ManifestObject, { kind: K }>[] =>
-      sorted.filter((object): object is Extract<ManifestObject, { kind: K }> => kinds.some((kind) => kind === object.kind))
+    const all = byKind(objects)
     this.routes = all('HTTPRoute', 'GRPCRoute', 'TCPRoute', 'TLSRoute')
     this.gateways = all('Gateway')
     this.virtualServices = all('VirtualService')
@@ -126,6 +124,14 @@ export class World {
   namespaceLabels(namespace: string): Readonly<Record<string, string>> {
     return { ...this.#namespaces.get(namespace), 'kubernetes.io/metadata.name': namespace }
   }
+}
+
+/** Lists of each kind in the order of age and name; what the order goes by is read once of each object, not for each comparison. */
+function byKind(objects: Iterable<ManifestObject>) {
+  const lists = new Map<string, ReturnType<typeof aged>[]>()
+  for (const object of objects) getOrMake(lists, object.kind, () => []).push(aged(object))
+  return <K extends ManifestObject['kind']>(...kinds: readonly K[]): Extract<ManifestObject, { kind: K }>[] =>
+    kinds.flatMap((kind) => lists.get(kind) ?? []).sort(compareAged).map(({ object }) => object as Extract<ManifestObject, { kind: K }>)
 }
 
 export function selectsLabels(

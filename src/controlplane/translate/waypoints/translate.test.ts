@@ -108,6 +108,12 @@ describe('security', () => {
     expect(world(waypoint('else/w'), ...all).policies('', 'else/w')).toEqual(['class'])
   })
 
+  test('the older way to name one target is read, too', () => {
+    const one = { targetRef: { kind: 'Service', name: 'web' } }
+    const { policies, issuers } = world(inShop, waypoint(), make('AuthorizationPolicy', 'shop/p', { ...one, rules: [{}] }), make('RequestAuthentication', 'shop/j', { ...one, jwtRules: [{ issuer: 'i' }] }))
+    expect([policies(web), issuers(web)]).toEqual([['p'], ['i']])
+  })
+
   test('a policy that names a service and its waypoint counts once there', () => {
     const both = make('AuthorizationPolicy', 'shop/p', { targetRefs: [ofWeb, { kind: 'Gateway', name: 'w' }], rules: [{}] })
     expect(world(inShop, waypoint(), both).policies(web)).toEqual(['p'])
