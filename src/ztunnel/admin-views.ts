@@ -1,15 +1,10 @@
-// From what the rooms hold to what the admin API shows: shapes of model/ztunnel-views.ts. Never shows a key.
-import { isoTime } from '../model/ztunnel-state.ts'
-import type { ZtunnelState } from '../model/ztunnel-state.ts'
-import type { CertificateView, PolicyView, ServiceView, WorkloadView } from '../model/ztunnel-views.ts'
-import { formatIdentity } from '../core/identity.ts'
+// From what the rooms hold to what the admin API shows: shapes of model/ztunnel-views.ts.
+import type { PolicyView, ServiceView, WorkloadView } from '../model/ztunnel-views.ts'
 import type { Authorization, Match } from '../model/authorization.ts'
 import { workloadIdentity } from '../model/workload-store.ts'
 import type { Endpoint } from '../model/workload-store.ts'
 import type { GatewayAddress, PortMapping, Service, Workload } from '../model/workload.ts'
 import type { AdminSource } from './admin-source.ts'
-
-type CertificateFacts = ReturnType<AdminSource['certificates']>[number]
 
 /** AdminSource.waypointState(). */
 type StateOf = AdminSource['waypointState']
@@ -48,32 +43,6 @@ export function policyView({ namespace, name, scope, action, isDryRun, unsupport
 /** Without the kinds that say nothing. */
 function matchView(match: Match): Record<string, unknown> {
   return Object.fromEntries(Object.entries(match).filter(([, values]) => (values as readonly unknown[]).length > 0))
-}
-
-export function certificateView({ identity, state }: CertificateFacts): CertificateView {
-  const { current } = state
-  return {
-    identity: formatIdentity(identity), state: state.t,
-    serial: current?.serial ?? '', notBefore: current ? isoTime(current.notBeforeMs) : '', notAfter: current ? isoTime(current.notAfterMs) : '',
-    renewAt: state.t === 'ready' ? isoTime(state.renewAtMs) : state.t === 'failed' ? isoTime(state.retryAtMs) : '',
-    roots: current?.rootsPem.length ?? 0, error: state.t === 'failed' ? state.because : '',
-  }
-}
-
-/** As Istio's config dump has them. PEM is public; the key stays where it is. */
-export function certificateDump({ identity, state }: CertificateFacts): object {
-  const { current } = state
-  return { identity: formatIdentity(identity), state: state.t, certChain: current?.chainPem ?? '', rootCerts: current?.rootsPem ?? [] }
-}
-
-/** For ZtunnelState.certificates. */
-export function certificateSummary(certificates: readonly CertificateFacts[]): ZtunnelState['certificates'] {
-  const expiries = certificates.flatMap(({ state }) => state.current?.notAfterMs ?? [])
-  const count = (t: string): number => certificates.filter(({ state }) => state.t === t).length
-  return {
-    total: certificates.length, ready: count('ready'), failed: count('failed'),
-    soonestExpiry: expiries.length === 0 ? '' : isoTime(expiries.reduce((soonest, each) => Math.min(soonest, each))),
-  }
 }
 
 function portView({ servicePort, targetPort, appProtocol }: PortMapping): { servicePort: number; targetPort: number; appProtocol: string } {

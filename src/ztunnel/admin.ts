@@ -6,11 +6,12 @@ import { pagesHandler, startAdminServers } from '../member/admin.ts'
 import type { AdminPages, AdminServers, AdminServersOptions, Route } from '../member/admin.ts'
 import { answerJson, answerStream, list } from '../member/admin-answers.ts'
 import type { Handler } from '../member/admin-listener.ts'
+import { certificateDump, certificateView } from '../member/certificate-views.ts'
 import { serviceKey } from '../model/workload.ts'
 import type { Service, Workload } from '../model/workload.ts'
 import { explainRequestSchema } from '../model/ztunnel-views.ts'
 import type { AdminSource } from './admin-source.ts'
-import { certificateDump, certificateView, policyView, serviceView, workloadView } from './admin-views.ts'
+import { policyView, serviceView, workloadView } from './admin-views.ts'
 
 export type AdminOptions = Omit<AdminServersOptions<AdminSource>, 'pages'>
 

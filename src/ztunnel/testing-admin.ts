@@ -9,7 +9,7 @@ import { Rbac } from '../policy/rbac.ts'
 import { waypointState } from '../policy/waypoint-binding.ts'
 import { explainConnection } from './admin-explain.ts'
 import type { AdminSource } from './admin-source.ts'
-import { certificateSummary } from './admin-views.ts'
+import { certificateSummary } from '../member/certificate-views.ts'
 
 export function workload(name: string, parts: Partial<Workload> = {}): Workload {
   return {
