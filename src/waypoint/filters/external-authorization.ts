@@ -69,7 +69,7 @@ async function checkByGrpc({ provider, passage, service, peeked, options }: Ask)
   const message = toBinary(CheckRequestSchema, create(CheckRequestSchema, { attributes: attributesOf(passage, peeked, options) }))
   const answer = await options.call({
     service, port: provider.port, method: 'POST', target: checkPath, isGrpc: true, timeoutMs: provider.timeoutMs, maxBytes: mostAnswerBytes,
-    signal: passage.request.signal, body: framed(message), headers: HeaderMap.of([['content-type', 'application/grpc'], ['te', 'trailers']]),
+    signal: passage.request.signal, body: framed(message), headers: HeaderMap.of([['content-type', 'application/grpc']]),
   })
   const status = answer.headers.get('grpc-status') ?? answer.trailers?.get('grpc-status')
   if (answer.status !== 200 || status !== '0') throw new MeshError('BAD_MESSAGE', `it answered ${answer.status} with the gRPC status ${status ?? 'none'}`, { source: 'upstream' })

@@ -4,6 +4,7 @@ import { EventEmitter } from 'node:events'
 import type { Duplex, Readable } from 'node:stream'
 import { MeshError } from '../../core/errors.ts'
 import { parseGrpcStatus } from '../../policy/l7/grpc.ts'
+import { hasContent } from '../http/exchange.ts'
 import type { Request, Response } from '../http/message.ts'
 import { join } from '../http/pump.ts'
 import { RequestBody } from '../http/request-body.ts'
@@ -27,8 +28,9 @@ export function finishing(response: Response, request: Request, record: LiveReco
   const { status, headers, body, trailers } = response
   record.answered(status, headers)
   const inHeaders = request.isGrpc ? parseGrpcStatus(headers.get('grpc-status')) : undefined
-  if (body === undefined || typeof body === 'string' || body instanceof Uint8Array) {
-    record.finish({ status, requestBytes: bytesOf(request), responseBytes: body === undefined ? 0 : Buffer.byteLength(body), isCut: false, ...grpcStatusOf(inHeaders) })
+  if (body === undefined || typeof body === 'string' || body instanceof Uint8Array || !hasContent(request.head.method, status)) {
+    const isSent = (typeof body === 'string' || body instanceof Uint8Array) && hasContent(request.head.method, status)
+    record.finish({ status, requestBytes: bytesOf(request), responseBytes: isSent ? Buffer.byteLength(body) : 0, isCut: false, ...grpcStatusOf(inHeaders) })
     return response
   }
   let responseBytes = 0

@@ -132,7 +132,7 @@ export class IssuerKeys {
   }
 
   async #ask({ issuer, jwksUri, timeout }: IssuerRule): Promise<string> {
-    const timeoutMs = timeout ?? this.#options.timeoutMs
+    const timeoutMs = timeout !== undefined && timeout > 0 ? timeout : this.#options.timeoutMs
     const { fetch } = this.#options
     if (jwksUri !== undefined) return fetch(new URL(jwksUri), { timeoutMs, maxBytes: largestKeySet })
     // OpenID Connect Discovery 1.0, section 4.

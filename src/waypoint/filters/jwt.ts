@@ -47,9 +47,12 @@ export class TokenVerifier {
   /** The first rule that believes one of the tokens counts. Never rejects. */
   async verify(head: RequestHead, rules: readonly JwtRule[]): Promise<Authentication> {
     let refused: (Authentication & { t: 'refused' }) | undefined
+    // Rules are many where issuers are, and mostly look at the same place.
+    const issuers = new Map<string, string | undefined>()
     for (const rule of rules) {
       for (const found of findTokens(head, rule)) {
-        const issuer = issuerOf(found.token)
+        if (!issuers.has(found.token)) issuers.set(found.token, issuerOf(found.token))
+        const issuer = issuers.get(found.token)
         if (issuer !== rule.issuer) {
           refused ??= invalid(issuer === undefined ? 'not a token' : 'its issuer is not one of those that are believed')
           continue
