@@ -100,7 +100,7 @@ function mayApply(waypoint: string, { namespace, enrollNamespace, overwrite }: A
   const existing = gateways.find((each) => `${each.namespace}/${each.name}` === id)
   if (existing && existing.role !== 'waypoint') throw new MeshError('BAD_CONFIG', `the Gateway ${id} is an ${existing.role}; choose another name`)
   if (existing && existing.file !== '' && overwrite !== true) {
-    throw new MeshError('BAD_CONFIG', `the Gateway ${id} is in ${existing.file}:${existing.line}: change it there, or let what is applied count with --overwrite`)
+    throw new MeshError('BAD_MANIFEST', `the Gateway ${id} is in ${existing.file}:${existing.line}: change it there, or let what is applied count with --overwrite`)
   }
   const declared = namespaces.find(({ name }) => name === namespace)
   const labels = declared?.labels ?? {}
@@ -111,10 +111,11 @@ function mayApply(waypoint: string, { namespace, enrollNamespace, overwrite }: A
   }
   // An applied Namespace would hide the file's for good, its other labels included.
   if (declared && declared.file !== '' && !(wish?.name === waypoint && wish.namespace === namespace)) {
-    throw new MeshError('BAD_CONFIG', [
-      `the namespace ${namespace} is in ${declared.file}:${declared.line}, and a file is not changed from here.`,
-      `Add this to its metadata.labels there, and apply the waypoint without --enroll-namespace:`,
-      `  ${useWaypointLabel}: ${waypoint}`,
+    throw new MeshError('BAD_MANIFEST', [
+      `the namespace ${namespace} is in ${declared.file}:${declared.line}, and files are not changed from here.`,
+      `Add this label to its metadata there, and apply the waypoint without --enroll-namespace:`,
+      `    ${useWaypointLabel}: ${waypoint}`,
+      '',
     ].join('\n'))
   }
   // Where the waypoint was elsewhere before.
@@ -238,14 +239,16 @@ function deleteCommand(output: Output): Command {
       for (const each of wanted) {
         await client.unapply(`Gateway ${namespace}/${each.name}`)
         output.print(`took back Gateway ${namespace}/${each.name}`)
-        if (each.usedBy.length > 0) output.warn(visible(`requests to ${each.usedBy.join(', ')} are refused until the label ${useWaypointLabel} is gone or another waypoint of that name is there`))
+        const left = (await client.status()).gateways.find((other) => other.namespace === namespace && other.name === each.name)
+        if (left) output.print(`the Gateway of ${left.file}:${left.line} counts again`)
+        else if (each.usedBy.length > 0) output.warn(visible(`requests to ${each.usedBy.join(', ')} are refused until the label ${useWaypointLabel} is gone or another waypoint of that name is there`))
       }
     })
 }
 
 function mayDelete({ namespace, name, file, line, usedBy }: GatewayStatus, isForced: boolean): void {
   const id = `${namespace}/${name}`
-  if (file !== '') throw new MeshError('BAD_CONFIG', `the Gateway ${id} is in ${file}:${line}: remove it there`)
+  if (file !== '') throw new MeshError('BAD_MANIFEST', `the Gateway ${id} is in ${file}:${line}: remove it there`)
   if (usedBy.length === 0 || isForced) return
   throw new MeshError('BAD_CONFIG', `${usedBy.join(', ')} still ${usedBy.length === 1 ? 'asks' : 'ask'} for ${id}, and without it their requests would be refused: take away the label ${useWaypointLabel} first, or use --force`)
 }

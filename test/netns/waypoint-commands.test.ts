@@ -123,7 +123,7 @@ test('what a file says is changed in the file, and it is said which', async () =
   const enrol = await inMesh('waypoint', 'apply', '-n', 'shop', '--enroll-namespace')
   expect(enrol.code).toBe(1)
   expect(enrol.err).toContain('the namespace shop is in shop.yaml:1')
-  expect(enrol.err).toContain('  sidestep.dev/use-waypoint: waypoint')
+  expect(enrol.err).toContain('    sidestep.dev/use-waypoint: waypoint\n')
   expect(mesh.status().gateways).toEqual([])
 
   const text = readFileSync(join(directory, 'shop.yaml'), 'utf8')
@@ -136,6 +136,7 @@ test('what a file says is changed in the file, and it is said which', async () =
   // Nothing of the namespace would change, so this may go on.
   expect((await inMesh('waypoint', 'apply', '-n', 'shop', '--enroll-namespace', '--overwrite', '--replicas', '2', '--wait')).code).toBe(0)
   expect(mesh.status().gateways).toMatchObject([{ replicas: 2, file: '' }])
+  expect((await inMesh('waypoint', 'delete', 'waypoint', '-n', 'shop', '--force')).out).toContain('the Gateway of waypoint.yaml:1 counts again')
   writeFileSync(join(directory, 'shop.yaml'), text)
   rmSync(join(directory, 'waypoint.yaml'))
 })
