@@ -48,7 +48,7 @@ const namesOf = (rows: readonly Row[], part: string): string[] => rows.filter((r
 
 test('a quick run measures every part, and its JSON says what the table shows', async () => {
   const before = await snapshotMachine()
-  const run = await runCommand([process.execPath, program, '--quick', '--no-fetch', '--output', output], { timeoutMs: 240_000 })
+  const run = await runCommand([process.execPath, program, '--quick', '--no-fetch', '--output', output], { timeoutMs: 420_000 })
   expect(run.stderr).toContain('written to')
   expect(run.code).toBe(0)
   const files = readdirSync(output)
@@ -59,7 +59,10 @@ test('a quick run measures every part, and its JSON says what the table shows', 
   expect(report.isQuick).toBe(true)
   expect(report.machine).toMatchObject({ node: process.version, commit: expect.any(String) as string })
   expect(report.machine.cores).toBeGreaterThan(0)
-  for (const part of partNames) expect(namesOf(report.rows, part).length, part).toBeGreaterThan(0)
+  // Between which ends should requests be measured, where Envoy cannot be had?
+  const hasRequests = !report.notes.some((note) => note.startsWith('Requests were not measured'))
+  for (const part of partNames) expect(namesOf(report.rows, part).length > 0, part).toBe(part !== 'l7' || hasRequests)
+  for (const row of report.rows.filter(({ part }) => part === 'l7')) expect(Object.keys(row.setups ?? {}).toSorted(), row.name).toEqual(['envoy', 'mesh', 'nginx'])
   for (const row of report.rows) {
     const spreads = [row.measured, row.baseline, row.ratio, ...Object.values(row.setups ?? {}), ...Object.values(row.ratios ?? {})].filter((spread) => spread !== undefined)
     for (const { median, min, max, samples } of spreads) {
@@ -80,7 +83,7 @@ test('a quick run measures every part, and its JSON says what the table shows', 
   }
   for (const setup of ['none', 'passthrough', 'mesh', 'tunnel']) expect(report.bytes[setup], setup).toBeGreaterThan(0)
   expect(await leftoversSince(before)).toEqual([])
-}, 280_000)
+}, 460_000)
 
 test.each([['SIGINT', 130], ['SIGTERM', 143]] as const)('%s in the middle ends it and removes what it made', async (signal, status) => {
   const before = await snapshotMachine()

@@ -17,12 +17,18 @@ export interface Settings {
   readonly hookRounds: number
   readonly settleMs: number
   readonly scale: ScaleSize
-  /** Numbers of routes at which requests are measured. */
-  readonly routes: readonly number[]
+  /** Of requests: numbers of routes, and what differs from the above. */
+  readonly requests: { readonly routes: readonly number[]; readonly rounds: number; readonly warmUps: number; readonly seconds: number }
 }
 
-export const full = { rounds: 5, warmUps: 5, seconds: 2, held: [0, 1_000, 8_000], pods: 250, hookRounds: 12, settleMs: 2_000, scale: fullScale, routes: [10, 100, 1_000, 10_000] } as const
-export const quick = { rounds: 1, warmUps: 0, seconds: 1, held: [0, 50, 200], pods: 12, hookRounds: 2, settleMs: 300, scale: quickScale, routes: [10, 20] } as const
+export const full = {
+  rounds: 5, warmUps: 5, seconds: 2, held: [0, 1_000, 8_000], pods: 250, hookRounds: 12, settleMs: 2_000, scale: fullScale, 
+  requests: { routes: [10, 100, 1_000, 10_000], rounds: 3, warmUps: 3, seconds: 3 },
+} as const
+export const quick = {
+  rounds: 1, warmUps: 0, seconds: 1, held: [0, 50, 200], pods: 12, hookRounds: 2, settleMs: 300, scale: quickScale, 
+  requests: { routes: [10, 20], rounds: 1, warmUps: 1, seconds: 2 },
+} as const
 
 /** What a part is given. */
 export interface Bench extends Settings {

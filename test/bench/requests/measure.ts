@@ -26,21 +26,21 @@ export interface MeasuredRequests {
 export async function measureRequests(bench: Bench, mayFetch: boolean): Promise<MeasuredRequests> {
   const programs = await findPrograms(mayFetch)
   if (typeof programs === 'string') return { rows: [], notes: [`Requests were not measured: ${programs}.`] }
-  const [first = 10, ...more] = bench.routes
+  const { rounds, warmUps, seconds, routes: [first = 10, ...more] } = bench.requests
   bench.progress('requests: starting a mesh with a waypoint')
   const world = await RequestWorld.start(bench.undo, programs, first)
   const sides = <T>(measure: (name: ProxyName) => Promise<T>) => proxyNames.map((name) => [name, () => measure(name)] as const)
   const rows: Row[] = []
   for (const protocol of protocolNames) {
     const { title } = protocols[protocol]
-    const measure = (perSecond: number | undefined) => (name: ProxyName) => load(world, name, protocol, first, bench.seconds, perSecond)
-    for (let i = 0; i < bench.warmUps; i++) {
-      bench.progress(`requests over ${title}, warming up, ${i + 1} of ${bench.warmUps}`)
+    const measure = (perSecond: number | undefined) => (name: ProxyName) => load(world, name, protocol, first, seconds, perSecond)
+    for (let i = 0; i < warmUps; i++) {
+      bench.progress(`requests over ${title}, warming up, ${i + 1} of ${warmUps}`)
       for (const name of proxyNames) await measure(undefined)(name)
     }
-    const onRound = (what: string) => (round: number): void => bench.progress(`requests over ${title}, ${what}, round ${round} of ${bench.rounds}`)
-    const fast = await inRounds(bench.rounds, sides(measure(undefined)), onRound('as fast as they are answered'))
-    const slow = await inRounds(bench.rounds, sides(measure(rate)), onRound(`${rate} per second`))
+    const onRound = (what: string) => (round: number): void => bench.progress(`requests over ${title}, ${what}, round ${round} of ${rounds}`)
+    const fast = await inRounds(rounds, sides(measure(undefined)), onRound('as fast as they are answered'))
+    const slow = await inRounds(rounds, sides(measure(rate)), onRound(`${rate} per second`))
     rows.push(
       compareSetups('l7', `requests, ${title}`, '1/s', fast, ({ perSecond }) => perSecond),
       compareSetups('l7', `requests per second of processor time, ${title}`, '1/s', fast, ({ requests, cpu }) => requests / cpu),
@@ -58,10 +58,10 @@ async function grow(bench: Bench, world: RequestWorld, counts: readonly number[]
   for (const [i, count] of counts.entries()) {
     bench.progress(`requests with ${count.toLocaleString('en')} routes`)
     if (i > 0) await world.setRoutes(count)
-    const measure = (name: ProxyName) => load(world, name, 'http1', count, bench.seconds, undefined)
+    const measure = (name: ProxyName) => load(world, name, 'http1', count, bench.requests.seconds, undefined)
     // Rivals were started anew, and what a fresh process does not know yet it learns here.
-    if (bench.warmUps > 0) for (const name of proxyNames) await measure(name)
-    const rounds = await inRounds(Math.min(3, bench.rounds), proxyNames.map((name) => [name, () => measure(name)] as const), () => {})
+    for (const name of proxyNames) await measure(name)
+    const rounds = await inRounds(bench.requests.rounds, proxyNames.map((name) => [name, () => measure(name)] as const), () => {})
     const title = `${count.toLocaleString('en')} routes`
     rows.push(
       compareSetups('l7', `requests, HTTP/1.1, ${title}`, '1/s', rounds, ({ perSecond }) => perSecond),

@@ -1,6 +1,6 @@
 // A mesh with a waypoint, and its rivals in the same place: the client's end, the application and its end are the same for all, so what
 // differs is who stands in the middle. The ends are Envoys with identities of the mesh; no ztunnel carries anything here.
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { stringify } from 'yaml'
@@ -28,6 +28,8 @@ type Pod = 'client' | 'server' | 'middle'
 
 /** A rule of a route may have so many siblings in one object. */
 const rulesPerObject = 16
+/** A file of YAML has a limit, too. */
+const routesPerFile = 2_000
 const service = 'web.bench.svc.cluster.local'
 /** The proxy that is measured has this core for itself, if there is another. */
 const proxyCore = 0
@@ -145,7 +147,9 @@ export class RequestWorld {
 
   /** For all three; resolves when the last route is served by each. */
   async setRoutes(routes: number): Promise<void> {
-    this.#mesh.apply(yamlOf(routesOf('http1', this.#routes.http1, routes)))
+    for (let from = this.#routes.http1; from < routes; from += routesPerFile) {
+      this.#mesh.apply(yamlOf(routesOf('http1', from, Math.min(routes, from + routesPerFile))))
+    }
     this.#routes.http1 = routes
     for (const name of ['envoy', 'nginx'] as const) {
       await this.#rivals.get(name)?.stop()
@@ -245,7 +249,9 @@ export class RequestWorld {
     const inode = statSync(this.#mesh.podNetns('bench', this.#waypointPod)).ino
     for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
       try {
-        if (statSync(`/proc/${pid}/ns/net`).ino === inode && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('bin/waypoint.ts')) return Number(pid)
+        const isInside = statSync(`/proc/${pid}/ns/net`).ino === inode && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('bin/waypoint.ts')
+        // What led it into its pod waits there, with the same words.
+        if (isInside && readlinkSync(`/proc/${pid}/exe`) === realpathSync(process.execPath)) return Number(pid)
       } catch {
         // It ended meanwhile.
       }
