@@ -115,6 +115,11 @@ export class Cluster implements AttemptOwner {
     return this.#tiers.usable > 0
   }
 
+  /** No endpoint that may come would do. */
+  get isHopeless(): boolean {
+    return this.none === 'subsetBehindWaypoint'
+  }
+
   get isChecked(): boolean {
     return this.#checks !== undefined
   }

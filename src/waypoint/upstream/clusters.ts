@@ -1,5 +1,6 @@
 // All clusters of a proxy: made when somebody first asks for one, kept up with the mesh and with policies, forgotten when nobody has asked
 // for long. A change costs what it changes.
+import { formatIdentity } from '../../core/identity.ts'
 import { hostOf } from '../../policy/l7/request-head.ts'
 import { defaultTrafficPolicy } from '../../model/route.ts'
 import type { DestinationPolicy, TrafficPolicy } from '../../model/route.ts'
@@ -144,8 +145,8 @@ export class Clusters {
   }
 
   #request(port: number, { localityFailover }: TrafficPolicy, labels: FactsRequest['labels']): FactsRequest {
-    const { store, self, throughWaypoints = true } = this.#context.parts
-    return { store, self: self(), port, labels, isLocalFirst: localityFailover, throughWaypoints }
+    const { store, self, identity, throughWaypoints = true } = this.#context.parts
+    return { store, self: self(), identity: formatIdentity(identity), port, labels, isLocalFirst: localityFailover, throughWaypoints }
   }
 
   #affinity(service: Service | undefined, policy: TrafficPolicy): TrafficPolicy {

@@ -35,6 +35,8 @@ export interface EndpointFacts {
 
 export interface FactsRequest {
   readonly store: WorkloadStore
+  /** Who we are, as a SPIFFE URI: a waypoint of that identity is ours. */
+  readonly identity: string
   /** The proxy's own workload, for networks and places; undefined until it is known. */
   readonly self: Workload | undefined
   readonly port: number
@@ -55,7 +57,7 @@ const hbonePort = 15_008
 export function serviceFacts(service: Service, request: FactsRequest): Facts {
   const { store, self, port, labels } = request
   const appProtocol = service.ports.find(({ servicePort }) => servicePort === port)?.appProtocol ?? 'unknown'
-  const gateways = request.throughWaypoints ? foreignWaypoints(service, self, store) : []
+  const gateways = request.throughWaypoints ? foreignWaypoints(service, request) : []
   if (gateways.length > 0) {
     const found = gateways.flatMap(({ gateway, weight }) => throughGateway(gateway, weight, authorityOf(service, port, self), request))
     // A waypoint cannot be told which endpoints are meant.
@@ -70,11 +72,11 @@ export function serviceFacts(service: Service, request: FactsRequest): Facts {
 
 /** One workload that is addressed itself. */
 export function workloadFacts(workload: Workload, request: FactsRequest): Facts {
-  const { port, self, store } = request
+  const { port, self } = request
   const ip = addressOf(workload, self, undefined)
   const { waypoint } = workload
   const found: EndpointFacts[] = []
-  if (request.throughWaypoints && waypoint && ip !== undefined && !isOwn(waypoint, self, store)) {
+  if (request.throughWaypoints && waypoint && ip !== undefined && !isOwn(waypoint, request)) {
     found.push(...throughGateway(waypoint, 1, { t: 'address', address: { ip, port } }, request))
     if (found.length === 0 && workload.waypointFailure !== 'open') return { t: 'none', because: 'unknownWaypoint', appProtocol: 'unknown' }
   }
@@ -170,14 +172,18 @@ interface WeightedGateway {
 }
 
 /** None where there is no waypoint, or we are one of them. */
-function foreignWaypoints({ waypoint, weightedWaypoints = [] }: Service, self: Workload | undefined, store: WorkloadStore): WeightedGateway[] {
+function foreignWaypoints({ waypoint, weightedWaypoints = [] }: Service, request: FactsRequest): WeightedGateway[] {
   const weighted = weightedWaypoints.filter(({ weight }) => weight > 0).map(({ destination, weight }) => ({ gateway: destination, weight }))
   const all = weighted.length > 0 ? weighted : waypoint ? [{ gateway: waypoint, weight: 1 }] : []
-  return all.some(({ gateway }) => isOwn(gateway, self, store)) ? [] : all
+  return all.some(({ gateway }) => isOwn(gateway, request)) ? [] : all
 }
 
-function isOwn({ destination }: GatewayAddress, self: Workload | undefined, store: WorkloadStore): boolean {
+/** By what we serve, and by who serves it: before the mesh has told us who we are, we must not send to ourselves either. */
+function isOwn(gateway: GatewayAddress, request: FactsRequest): boolean {
+  const { self, store, identity } = request
+  if (workloadsOf(gateway, request).some(({ workload }) => workload !== undefined && workloadIdentity(workload) === identity)) return true
   if (!self) return false
+  const { destination } = gateway
   if (destination.kind === 'hostname') return self.services.has(serviceKey(destination.name))
   const { network, ip } = destination.address
   if (network === self.network && self.ips.includes(ip) && !self.isHostNetwork) return true
@@ -191,15 +197,23 @@ function authorityOf({ addresses, hostname }: Service, port: number, self: Workl
   return own ? { t: 'address', address: { ip: own.ip, port } } : { t: 'hostname', hostname, port }
 }
 
-function throughGateway({ destination, hbonePort: port }: GatewayAddress, weight: number, authority: Authority, request: FactsRequest): EndpointFacts[] {
-  const { store, self } = request
+interface GatewayEndpoint {
+  readonly service: Service | undefined
+  readonly workload: Workload | undefined
+  readonly port: number | undefined
+}
+
+function workloadsOf({ destination, hbonePort: port }: GatewayAddress, { store, self }: FactsRequest): GatewayEndpoint[] {
   const service = destination.kind === 'hostname'
     ? store.service(serviceKey(destination.name))
     : store.services.byExactAddress(destination.address.network, destination.address.ip, self?.namespace ?? '')
-  const workloads = service
-    ? store.endpoints(serviceKey(service)).map((endpoint) => ({ workload: endpoint.workload, port: targetPortOf(endpoint, service, port) }))
-    : destination.kind === 'address' ? [{ workload: store.workloadByIp(destination.address.network, destination.address.ip), port }] : []
-  return workloads.flatMap(({ workload, port: targetPort }) => {
+  if (service) return store.endpoints(serviceKey(service)).map((endpoint) => ({ service, workload: endpoint.workload, port: targetPortOf(endpoint, service, port) }))
+  return destination.kind === 'address' ? [{ service, workload: store.workloadByIp(destination.address.network, destination.address.ip), port }] : []
+}
+
+function throughGateway(gateway: GatewayAddress, weight: number, authority: Authority, request: FactsRequest): EndpointFacts[] {
+  const { self } = request
+  return workloadsOf(gateway, request).flatMap(({ service, workload, port: targetPort }) => {
     const ip = workload && addressOf(workload, self, service)
     const tier = workload && tierOf(workload, service, request)
     if (!workload || ip === undefined || tier === undefined || targetPort === undefined) return []

@@ -25,7 +25,7 @@ const self = workload('waypoint', 1, { services: new Map([['shop/waypoint.shop',
 function facts(target: Service, workloads: readonly Workload[], more: Partial<FactsRequest> = {}, services: readonly Service[] = []) {
   const store = new WorkloadStore()
   store.apply({ services: [target, ...services], workloads })
-  const found = serviceFacts(target, { store, self, port: 80, isLocalFirst: true, throughWaypoints: true, ...more })
+  const found = serviceFacts(target, { store, self, identity: 'spiffe://cluster.local/ns/shop/sa/waypoint', port: 80, isLocalFirst: true, throughWaypoints: true, ...more })
   return found.t === 'endpoints' ? found.endpoints : found.because
 }
 
@@ -107,13 +107,16 @@ describe('behind a waypoint', () => {
     const own = { ...self, services: new Map([['shop/other.shop', []]]) }
     expect(names(facts(behind, [workload('a', 1), theirs], { self: own }, [waypointService]))).toEqual(['a 3'])
     expect(names(facts(behind, [workload('a', 1), theirs], { throughWaypoints: false }, [waypointService]))).toEqual(['a 3'])
+    // By its identity alone, before the mesh has told us of ourselves.
+    expect(names(facts(behind, [workload('a', 1), { ...theirs, serviceAccount: 'waypoint' }], { self: undefined }, [waypointService]))).toEqual(['a 0'])
+    expect(facts(behind, [workload('a', 1), theirs], { self: undefined }, [waypointService])).toMatchObject([{ isWaypoint: true }])
   })
 
   it('a pod is reached through its waypoint, too', () => {
     const store = new WorkloadStore()
     const pod = workload('a', 1, { ips: ['10.1.0.1'], tunnelProtocol: 'hbone', waypoint: gateway })
     store.apply({ services: [waypointService], workloads: [pod, theirs] })
-    const request = { store, self, port: 8080, isLocalFirst: true, throughWaypoints: true }
+    const request = { store, self, identity: '', port: 8080, isLocalFirst: true, throughWaypoints: true }
     expect(workloadFacts(pod, request)).toMatchObject({ endpoints: [{ isWaypoint: true, way: { authority: { address: { ip: '10.1.0.1', port: 8080 } } } }] })
     store.apply({ removedAddresses: [theirs.uid] })
     expect(workloadFacts(pod, request)).toMatchObject({ because: 'unknownWaypoint' })

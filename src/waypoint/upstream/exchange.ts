@@ -39,6 +39,9 @@ export interface ExchangeContext {
 /** Where no rule says anything of retries: what is safe for everybody. */
 const retryWhereSafe: Retry = { attempts: 2, backoffMs: 25, statuses: [], on: ['connectFailure', 'refusedStream', 'reset'] }
 
+/** Waiting would not change it. */
+const hopeless = { t: 'refused', because: 'tooLong' } as const
+
 type Answer = Extract<Outcome, { t: 'response' }>
 
 export class Exchange implements Wanted {
@@ -113,7 +116,7 @@ export class Exchange implements Wanted {
     if (leftMs !== undefined && leftMs <= 0) return this.#fail(504, 'requestTimeout', undefined, 'the time for the request is over')
     const at = line.take(this.#tryNow)
     if (at) return at
-    const end = await line.wait(this.#tryNow, this.#plan.request.signal, leftMs)
+    const end = this.#cluster.isHopeless ? hopeless : await line.wait(this.#tryNow, this.#plan.request.signal, leftMs)
     if (end.t === 'served') return end.got
     if (end.because === 'gone') return this.#gone()
     if (end.because === 'full') this.#context.events({ t: 'breaker', cluster: this.#cluster.name, because: 'pending' })
@@ -134,7 +137,7 @@ export class Exchange implements Wanted {
     const idleTimeoutMs = positive(rule?.timeouts.idleMs)
     const { contentLength, upgrade } = request
     const outbound: { -readonly [K in keyof OutboundRequest]: OutboundRequest[K] } = {
-      method: head.method, scheme: head.scheme, authority: head.authority, target: head.target, headers: head.headers,
+      method: head.method, scheme: this.#cluster.policy.tls ? 'https' : head.scheme, authority: head.authority, target: head.target, headers: head.headers,
       acceptsTrailers: request.acceptsTrailers || request.isGrpc, signal: request.signal, onInformation: this.#onInformation,
     }
     if (this.#body) {

@@ -68,7 +68,7 @@ async function begin(cluster: Cluster, wish: OpaqueWish, record: ExchangeRecord,
   const tryNow = (): Attempt | undefined => cluster.begin(wish)
   const at = cluster.line.take(tryNow)
   if (at) return at
-  const end = await cluster.line.wait(tryNow, signal, undefined)
+  const end = cluster.isHopeless ? { t: 'refused' as const, because: 'tooLong' as const } : await cluster.line.wait(tryNow, signal, undefined)
   if (end.t === 'served') return end.got
   if (end.because === 'gone') {
     record.because('clientGone')
