@@ -53,7 +53,6 @@ class Bench {
       chains: new CompiledChains(this.resources), store: this.store, memory: this.memory, clock: systemClock, random: () => 0, detectMs: 60, helloMs: 500, ownIp: '10.0.0.9',
       front: {
         serve: (stream: Duplex, { protocol: spoken }) => void this.served.push({ protocol: spoken, bytes: once(stream, 'data').then(([chunk]) => String(chunk)) }),
-        drain() {}, close() {},
       },
       forwarder: { connect: (to) => this.#connect(to.t === 'service' ? to.service.name : to.workload.name) },
       records: { carry: () => this.#record() },

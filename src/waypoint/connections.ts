@@ -25,7 +25,7 @@ import type { ExchangeReason, LiveRecord, RecordFactory } from './record.ts'
 export interface ConnectionParts {
   readonly chains: { chainOf(target: Target): CompiledChain }
   readonly store: WorkloadStore
-  readonly front: Pick<HttpFront<ConnectionContext>, 'serve' | 'drain' | 'close'>
+  readonly front: Pick<HttpFront<ConnectionContext>, 'serve'>
   readonly forwarder: Pick<Forwarder, 'connect'>
   readonly records: Pick<RecordFactory, 'carry'>
   readonly memory: PortMemory

@@ -210,9 +210,9 @@ export class Waypoint {
     this.#state = 'draining'
     const { drainDelayMs, drainSeconds } = this.config
     this.#logger.info({ streams: this.tunnels.streams, http: this.front.connections }, 'finishing what is under way')
+    this.front.announceEnd()
     await new Promise<void>((resolve) => setTimeout(resolve, drainDelayMs))
     this.edge.stopListening()
-    // The answers tell clients of HTTP to go, before their tunnels do.
     this.front.drain()
     const done = Promise.all([this.tunnels.drain(), this.connections.idle(), this.#requestsEnd()])
     const timer = Promise.withResolvers<'late'>()

@@ -12,6 +12,7 @@ import { flat, isStream } from './header-lists.ts'
 import { cut, pump } from './pump.ts'
 import { RequestBody, noBody } from './request-body.ts'
 import { readHttp1Head, readTrailers } from './strict.ts'
+import type { ServedConnection } from './served-connection.ts'
 import type { StrictRules } from './strict.ts'
 
 export interface Http1Plan<Connection> extends ExchangeEvents {
@@ -35,10 +36,6 @@ interface Client<Connection> {
   isUpgraded: boolean
   isDraining: boolean
   callOffIdle: (() => void) | undefined
-}
-
-export interface Http1Connection {
-  drain(): void
 }
 
 /** How long a connection that ends with a refusal may take the refusal. */
@@ -78,7 +75,7 @@ export class Http1Side<Connection> {
     this.#server = server
   }
 
-  serve(stream: Duplex, connection: Connection, scheme: 'http' | 'https'): Http1Connection {
+  serve(stream: Duplex, connection: Connection, scheme: 'http' | 'https'): ServedConnection {
     const client: Client<Connection> = {
       stream, connection, scheme, active: 0, isAnswering: false, isRefused: false, isCut: false, isUpgraded: false, isDraining: false, callOffIdle: undefined,
     }
@@ -87,6 +84,9 @@ export class Http1Side<Connection> {
     this.#rest(client)
     this.#server.emit('connection', stream)
     return {
+      announceEnd: () => {
+        client.isDraining = true
+      },
       drain: () => {
         client.isDraining = true
         if (client.active === 0 && !client.isUpgraded) stream.destroy()

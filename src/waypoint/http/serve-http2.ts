@@ -72,6 +72,9 @@ export class Http2Connection<Connection> {
   }
 
   /** GOAWAY; what is under way goes on. */
+  /** GOAWAY says at once which requests were taken, so there is nothing to say before. */
+  announceEnd(): void {}
+
   drain(): void {
     if (!this.#session.destroyed) this.#session.close()
   }

@@ -160,6 +160,24 @@ describe('HTTP/1.1', () => {
     await Promise.all([once(idle, 'close'), idle.once('end', () => idle.end())])
     expect(await busy).toMatch(/connection: close[^]*late$/i)
   })
+
+  it('tells who asks before the end, and serves who was let in late', async () => {
+    const { port, front: running } = await front(async () => text(200, 'here'))
+    const standing = await dial(port)
+    standing.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+    expect(String((await once(standing, 'data'))[0])).not.toMatch(/connection: close/i)
+    running.announceEnd()
+    standing.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+    expect(String((await once(standing, 'data'))[0])).toMatch(/connection: close[^]*here$/i)
+    standing.destroy()
+    running.drain()
+    expect(await rawExchange(port, 'GET / HTTP/1.1\r\nHost: a\r\n\r\n')).toMatch(/connection: close[^]*here$/i)
+    // Who says nothing is not waited for.
+    const silent = await dial(port)
+    silent.resume()
+    await Promise.all([once(silent, 'close'), silent.once('end', () => silent.end())])
+    expect(running.connections).toBe(0)
+  })
 })
 
 describe('HTTP/2', () => {

@@ -12,6 +12,7 @@ import type { Handler, HttpLimits } from './message.ts'
 import { Http1Side } from './serve-http1.ts'
 import type { Http1Plan } from './serve-http1.ts'
 import { Http2Connection } from './serve-http2.ts'
+import type { ServedConnection } from './served-connection.ts'
 
 export interface HttpFrontOptions<Connection> extends ExchangeEvents {
   readonly clock: Clock
@@ -29,11 +30,14 @@ export interface ServeOptions<Connection> {
   readonly protocol: 'http1' | 'http2'
 }
 
+/** How long a connection that came while we end may take for its first request: it was let in, so it is served. */
+const newcomerMs = 2_000
+
 export class HttpFront<Connection> {
   readonly #plan: Http1Plan<Connection>
   readonly #http1: Http1Side<Connection>
-  readonly #open = new Map<Duplex, { drain(): void }>()
-  #isDraining = false
+  readonly #open = new Map<Duplex, ServedConnection>()
+  #state: 'serving' | 'announced' | 'draining' = 'serving'
 
   constructor({ clock, handler, limits, paths = defaultPathRules, upgrades = ['websocket'], ...events }: HttpFrontOptions<Connection>) {
     this.#plan = { ...events, clock, handler, rules: { limits: { ...defaultLimits, ...limits }, paths, upgrades } }
@@ -50,11 +54,14 @@ export class HttpFront<Connection> {
     stream.on('error', () => {
       // What was under way learns it from 'close'.
     })
-    this.#open.set(stream, protocol === 'http1'
+    const served = protocol === 'http1'
       ? this.#http1.serve(stream, connection, scheme)
-      : new Http2Connection(stream, connection, scheme, this.#plan))
+      : new Http2Connection(stream, connection, scheme, this.#plan)
+    this.#open.set(stream, served)
     stream.once('close', () => this.#open.delete(stream))
-    if (this.#isDraining) this.#open.get(stream)?.drain()
+    if (this.#state === 'serving') return
+    served.announceEnd()
+    if (this.#state === 'draining') stream.once('close', this.#plan.clock.after(newcomerMs, () => served.drain()))
   }
 
   /** Serves it if it is HTTP; else the answer says what it is, and the stream is the caller's with every byte still in it. */
@@ -64,15 +71,21 @@ export class HttpFront<Connection> {
     return detected
   }
 
+  /** To be called some time before drain(): who asks meanwhile learns it from the answer, and a connection that is closed while its next request is on the way becomes rare. */
+  announceEnd(): void {
+    this.#state = 'announced'
+    for (const connection of this.#open.values()) connection.announceEnd()
+  }
+
   /** Idle connections end, others after the answers that are under way. Upgraded ones are left alone. */
   drain(): void {
-    this.#isDraining = true
+    this.#state = 'draining'
     for (const connection of this.#open.values()) connection.drain()
   }
 
   /** Cuts everything. */
   close(): void {
-    this.#isDraining = true
+    this.#state = 'draining'
     for (const stream of this.#open.keys()) stream.destroy()
     this.#http1.close()
   }
