@@ -5,6 +5,7 @@ import type { Logger } from '../core/log.ts'
 import type { NamespacedHostname, Service } from '../model/workload.ts'
 import { LocalLimiter } from '../policy/l7/rate-limit.ts'
 import type { Caller, Chains, ConnectionContext } from './context.ts'
+import type { Covered } from './covered.ts'
 import { CountedCache, CountedLimits, countedAuthorizer, countedFetch } from './filters/counted.ts'
 import type { FilterCounters } from './filters/counted.ts'
 import { makeExternalAuthorizer } from './filters/external-authorization.ts'
@@ -36,7 +37,8 @@ export interface PhaseSettings {
 }
 
 export const defaultPhaseSettings: PhaseSettings = {
-  trustedForwarders: [], trustedHops: 0, cacheBytes: 64 * 1_048_576, limitKeys: 100_000, limitStoreTimeoutMs: 100, mayFetchLocally: false,
+  trustedForwarders: [], trustedHops: 0, cacheBytes: 64 * 1_048_576, limitKeys: 100_000, limitStoreTimeoutMs: 100,
+  mayFetchLocally: false,
 }
 
 export interface PhaseSurroundings {
@@ -54,16 +56,22 @@ export interface PhaseSurroundings {
   readonly settings: PhaseSettings
   readonly log: Logger
   readonly counters: FilterCounters
+  readonly covered?: Covered
 }
 
 export interface ComposedPhases {
   readonly handler: Handler<ConnectionContext>
   /** For metrics. */
-  stats(): { readonly cacheBytes: number; readonly cachedAnswers: number; readonly limitKeys: number; readonly forgottenLimitKeys: number; readonly isLimitStoreReady: boolean | undefined }
+  stats(): {
+    readonly cacheBytes: number; readonly cachedAnswers: number; readonly limitKeys: number; readonly forgottenLimitKeys: number;
+    readonly isLimitStoreReady: boolean | undefined
+  }
   close(): Promise<void>
 }
 
-export function composePhases({ chains, forwarder, records, serviceOf, clock, random, own, isForwarder, settings, log, counters }: PhaseSurroundings): ComposedPhases {
+export function composePhases({
+  chains, forwarder, records, serviceOf, clock, random, own, isForwarder, settings, log, counters, covered,
+}: PhaseSurroundings): ComposedPhases {
   const { limitStoreUrl, limitStoreTimeoutMs, trustedForwarders, trustedHops } = settings
   const outside = new OutsideFetch({ mayReachLocal: settings.mayFetchLocally })
   const call = makeMeshCaller({ forwarder, clock, own })
@@ -73,18 +81,22 @@ export function composePhases({ chains, forwarder, records, serviceOf, clock, ra
   })
   const limiter = new LocalLimiter({ maxKeys: settings.limitKeys })
   const store = limitStoreUrl === undefined ? undefined : new RedisLimitStore({
-    url: limitStoreUrl, onChange: (isThere, because) => (isThere ? log.info('limit store connected') : log.warn({ because }, 'limit store away')),
+    url: limitStoreUrl,
+    onChange: (isThere, because) => (isThere ? log.info('limit store connected') : log.warn({ because }, 'limit store away')),
   })
   const limits = new CountedLimits({ clock, limiter, storeTimeoutMs: limitStoreTimeoutMs, ...(store && { store }) }, counters)
   const cache = new CountedCache({ clock, maxBytes: settings.cacheBytes }, counters)
   const handler = makeHandler({
-    chains, forwarder, records, serviceOf, clock, random, limits, cache, identity: { own, trustedForwarders, trustedHops, ...(isForwarder && { isForwarder }) },
-    tokens: new TokenVerifier({ keys, clock }), external: countedAuthorizer(makeExternalAuthorizer({ call, serviceOf, own, clock }), counters),
+    chains, forwarder, records, serviceOf, clock, random, limits, cache, ...(covered && { covered }),
+    identity: { own, trustedForwarders, trustedHops, ...(isForwarder && { isForwarder }) },
+    tokens: new TokenVerifier({ keys, clock }),
+    external: countedAuthorizer(makeExternalAuthorizer({ call, serviceOf, own, clock }), counters),
   })
   return {
     handler,
     stats: () => ({
-      cacheBytes: cache.stats.bytes, cachedAnswers: cache.stats.answers, limitKeys: limiter.size, forgottenLimitKeys: limiter.forgotten, isLimitStoreReady: store?.isReady,
+      cacheBytes: cache.stats.bytes, cachedAnswers: cache.stats.answers, limitKeys: limiter.size,
+      forgottenLimitKeys: limiter.forgotten, isLimitStoreReady: store?.isReady,
     }),
     async close() {
       store?.close()

@@ -5,7 +5,9 @@ import type { IncomingHttpHeaders } from 'node:http2'
 import { afterEach, describe, expect, it } from 'vitest'
 import type { HttpRule } from '../model/route.ts'
 import { HeaderMap } from '../policy/l7/request-head.ts'
-import { contextOf, echo, listenerTarget, outsideContext, responseOf, ruleOf, serviceAt, shopService, startBackend, startWorld } from './filters/testing.ts'
+import {
+  contextOf, echo, listenerTarget, outsideContext, responseOf, ruleOf, serviceAt, shopService, startBackend, startWorld,
+} from './filters/testing.ts'
 import type { Backing, Echoed, World, WorldParts } from './filters/testing.ts'
 import { curl, dial } from './http/testing.ts'
 
@@ -22,7 +24,9 @@ async function world(parts: WorldParts, backings?: readonly Backing[]): Promise<
   return made
 }
 
-const ask = async (url: string, init?: RequestInit): Promise<{ readonly status: number; readonly headers: Headers; readonly text: string }> => {
+const ask = async (url: string, init?: RequestInit): Promise<{
+  readonly status: number; readonly headers: Headers; readonly text: string
+}> => {
   const answer = await fetch(url, { redirect: 'manual', ...init })
   return { status: answer.status, headers: answer.headers, text: await answer.text() }
 }
@@ -35,7 +39,9 @@ describe('a request without rules', () => {
     const seen = await echoOf(`${made.url}/a/b?c=d`, { method: 'POST', body: 'hello' })
     expect(seen).toMatchObject({ method: 'POST', url: '/a/b?c=d', body: 'hello' })
     await ended(made)
-    expect(made.records[0]).toMatchObject({ rule: undefined, service: 'web', answered: { status: 200 }, end: { status: 200, requestBytes: 5, isCut: false } })
+    expect(made.records[0]).toMatchObject({
+      rule: undefined, service: 'web', answered: { status: 200 }, end: { status: 200, requestBytes: 5, isCut: false },
+    })
     expect(made.records[0]?.end?.responseBytes).toBeGreaterThan(50)
   })
 
@@ -55,7 +61,9 @@ describe('a request without rules', () => {
 
 describe('actions of a rule', () => {
   it('answers 404 where no rule matches, UNIMPLEMENTED to gRPC', async () => {
-    const made = await world({ rules: [ruleOf({ matches: [{ headers: [], query: [], cookies: [], path: { kind: 'exact', value: '/only' } }] })] })
+    const made = await world({
+      rules: [ruleOf({ matches: [{ headers: [], query: [], cookies: [], path: { kind: 'exact', value: '/only' } }] })],
+    })
     expect((await ask(`${made.url}/other`)).status).toBe(404)
     expect((await ask(`${made.url}/only`)).status).toBe(200)
     const grpc = await ask(`${made.url}/other`, { headers: { 'content-type': 'application/grpc' } })
@@ -64,29 +72,41 @@ describe('actions of a rule', () => {
   })
 
   it('redirects and answers itself', async () => {
-    const redirect: HttpRule['action'] = { t: 'redirect', redirect: { scheme: 'https', status: 301, path: { kind: 'full', value: '/new' } } }
+    const redirect: HttpRule['action'] = {
+      t: 'redirect', redirect: { scheme: 'https', status: 301, path: { kind: 'full', value: '/new' } },
+    }
     const made = await world({ rules: [
-      ruleOf({ name: 'old', matches: [{ headers: [], query: [], cookies: [], path: { kind: 'prefix', value: '/old' } }], action: redirect }),
+      ruleOf({
+        name: 'old', matches: [{ headers: [], query: [], cookies: [], path: { kind: 'prefix', value: '/old' } }],
+        action: redirect,
+      }),
       ruleOf({ name: 'fixed', action: { t: 'respond', status: 418, body: 'short and stout' } }),
     ] })
     const moved = await ask(`${made.url}/old?x=1`, { headers: { host: 'shop.test' } })
     expect(moved.status).toBe(301)
     expect(moved.headers.get('location')).toMatch(/^https:\/\/127.0.0.1\/new\?x=1$/)
     expect(await ask(made.url)).toMatchObject({ status: 418, text: 'short and stout' })
-    expect(made.records.map(({ rule, reasons }) => [rule, reasons[0]?.[0]])).toEqual([['old', 'redirected'], ['fixed', 'responded']])
+    expect(made.records.map(({ rule, reasons }) => [rule, reasons[0]?.[0]])).toEqual([
+      ['old', 'redirected'], ['fixed', 'responded'],
+    ])
   })
 
   it('changes headers and rewrites for the backend, and headers of the answer', async () => {
     const change = { set: [['x-set', 'ours']] as const, add: [['x-add', '2']] as const, remove: ['x-gone'] }
-    const backend = { service: shopService, port: 80, weight: 1, requestHeaders: { set: [['x-backend', 'b']] as const, add: [], remove: [] } }
+    const backend = {
+      service: shopService, port: 80, weight: 1, requestHeaders: { set: [['x-backend', 'b']] as const, add: [], remove: [] },
+    }
     const made = await world({ rules: [ruleOf({
       matches: [{ headers: [], query: [], cookies: [], path: { kind: 'prefix', value: '/api' } }],
       requestHeaders: change, rewrite: { hostname: 'inner.test', path: { kind: 'prefix', value: '/v1' } },
-      responseHeaders: { set: [['x-answer', 'yes']], add: [], remove: ['content-type'] }, action: { t: 'forward', backends: [backend] },
+      responseHeaders: { set: [['x-answer', 'yes']], add: [], remove: ['content-type'] },
+      action: { t: 'forward', backends: [backend] },
     })] })
     const answer = await ask(`${made.url}/api/users?q=1`, { headers: { 'x-set': 'theirs', 'x-add': '1', 'x-gone': 'x' } })
     const seen = JSON.parse(answer.text) as Echoed
-    expect(seen).toMatchObject({ url: '/v1/users?q=1', headers: { host: 'inner.test', 'x-set': 'ours', 'x-add': '1, 2', 'x-backend': 'b' } })
+    expect(seen).toMatchObject({
+      url: '/v1/users?q=1', headers: { host: 'inner.test', 'x-set': 'ours', 'x-add': '1, 2', 'x-backend': 'b' },
+    })
     expect(seen.headers).not.toHaveProperty('x-gone')
     expect(answer.headers.get('x-answer')).toBe('yes')
     expect(answer.headers.get('content-type')).toBeNull()
@@ -102,16 +122,23 @@ describe('actions of a rule', () => {
     const made = await world({
       random: () => draws.shift() ?? 0,
       rules: [ruleOf({ action: { t: 'forward', backends: [
-        { service: shopService, port: 80, weight: 5 }, { service: other, port: 80, weight: 4 }, { service: other, port: 80, weight: 1, broken: 'not granted' },
+        { service: shopService, port: 80, weight: 5 }, { service: other, port: 80, weight: 4 },
+        { service: other, port: 80, weight: 1, broken: 'not granted' },
       ] } })],
     }, [{ service: shopService, port: first.port }, { service: other, port: second.port }])
     const answers = [await ask(made.url), await ask(made.url), await ask(made.url)]
-    expect(answers.map(({ status, text }) => [status, text])).toEqual([[200, 'web'], [200, 'other'], [500, 'the route of this request cannot be served']])
+    expect(answers.map(({ status, text }) => [status, text])).toEqual([
+      [200, 'web'], [200, 'other'], [500, 'the route of this request cannot be served'],
+    ])
     expect(made.records[2]?.reasons[0]).toEqual(['routeBroken', 'not granted'])
   })
 
   it('answers 503 where the backend is not known, 500 where a filter or a part of the rule is not', async () => {
-    const made = await world({ rules: [ruleOf({ action: { t: 'forward', backends: [{ service: { namespace: 'x', hostname: 'nobody' }, port: 1, weight: 1 }] } })] })
+    const made = await world({
+      rules: [
+        ruleOf({ action: { t: 'forward', backends: [{ service: { namespace: 'x', hostname: 'nobody' }, port: 1, weight: 1 }] } }),
+      ],
+    })
     expect((await ask(made.url)).status).toBe(503)
     made.change({ rules: [ruleOf({ filters: ['RateLimitPolicy shop/gone'] })] })
     expect((await ask(made.url)).status).toBe(500)
@@ -122,7 +149,9 @@ describe('actions of a rule', () => {
 
   it('tells what failed in text, as a problem, or as a gRPC status', async () => {
     const made = await world({ rules: [ruleOf()] })
-    made.intercept = () => ({ t: 'failed', status: 503, because: 'overloaded', retryAfterSeconds: 7, message: 'too many requests wait' })
+    made.intercept = () => ({
+      t: 'failed', status: 503, because: 'overloaded', retryAfterSeconds: 7, message: 'too many requests wait',
+    })
     const plain = await ask(made.url)
     expect(plain).toMatchObject({ status: 503, text: 'too many requests wait' })
     expect(plain.headers.get('retry-after')).toBe('7')
@@ -131,7 +160,9 @@ describe('actions of a rule', () => {
     expect(JSON.parse(problem.text)).toMatchObject({ status: 503, detail: 'too many requests wait' })
     made.intercept = () => ({ t: 'failed', status: 504, because: 'requestTimeout', message: 'no answer in time' })
     const grpc = await ask(made.url, { method: 'POST', headers: { 'content-type': 'application/grpc+proto' }, body: '' })
-    expect([grpc.status, grpc.headers.get('grpc-status'), grpc.headers.get('grpc-message')]).toEqual([200, '4', 'no answer in time'])
+    expect([grpc.status, grpc.headers.get('grpc-status'), grpc.headers.get('grpc-message')]).toEqual([
+      200, '4', 'no answer in time',
+    ])
   })
 })
 
@@ -197,7 +228,9 @@ describe('what is inside', () => {
     socket.end('ping')
     await expect.poll(() => got).toMatch(/ping$/)
     await ended(made)
-    expect(made.records[0]).toMatchObject({ answered: { status: 101 }, end: { status: 101, requestBytes: 4, responseBytes: 4, isCut: false } })
+    expect(made.records[0]).toMatchObject({
+      answered: { status: 101 }, end: { status: 101, requestBytes: 4, responseBytes: 4, isCut: false },
+    })
     socket.destroy()
   })
 
@@ -221,7 +254,9 @@ describe('what is inside', () => {
   it('serves a listener by its own routes', async () => {
     const table = { key: 'Gateway shop/edge/web', hostnames: ['shop.test'], http: [ruleOf()], tcp: [], hasDefault: false }
     const made = await world({ tables: [table], context: contextOf({ target: listenerTarget() }) })
-    const get = (host: string): Promise<{ readonly out: string }> => curl('-o', '/dev/null', '-w', '%{http_code}', '-H', `Host: ${host}`, made.url)
+    const get = (host: string): Promise<{ readonly out: string }> => curl(
+      '-o', '/dev/null', '-w', '%{http_code}', '-H', `Host: ${host}`, made.url,
+    )
     expect([(await get('shop.test')).out, (await get('other.test')).out]).toEqual(['200', '404'])
   })
 })

@@ -16,6 +16,7 @@ import { describeError } from '../core/errors.ts'
 import type { Backend, HttpRule, RequestMatch } from '../model/route.ts'
 import type { NamespacedHostname, Service } from '../model/workload.ts'
 import type { Chains, ConnectionContext } from './context.ts'
+import type { Covered } from './covered.ts'
 import { authenticate } from './filters/authentication.ts'
 import { authorize, sourceOf } from './filters/authorization.ts'
 import type { ExternalAuthorizer } from './filters/authorization.ts'
@@ -51,6 +52,8 @@ export interface PhaseParts {
   readonly external: ExternalAuthorizer
   readonly limits: RateLimits
   readonly cache: ResponseCache
+  /** Whether the host that is asked for is one of the target's; absent: every host is. */
+  readonly covered?: Covered
 }
 
 /** The handler never rejects: what fails inside is answered 500 and told to the record. */
@@ -63,12 +66,15 @@ export function makeHandler(parts: PhaseParts): Handler<ConnectionContext> {
       return finishing(await phases.answer(request, record), request, record, messages)
     } catch (error) {
       record.because('internal', describeError(error))
-      return finishing(localAnswer(request, { status: 500, message: 'the proxy failed to handle the request' }), request, record, messages)
+      return finishing(
+        localAnswer(request, { status: 500, message: 'the proxy failed to handle the request' }), request, record, messages,
+      )
     }
   }
 }
 
 const noRoute = { status: 404, grpcStatus: 12, because: 'noRoute', message: 'no route matches this request' } as const
+const foreignHost = { status: 421, because: 'noBackend', message: 'the host is not one of the service' } as const
 
 /** How the answer of a rule is changed on its way back. */
 interface AnswerChanges {
@@ -87,7 +93,10 @@ class Phases {
   }
 
   async answer(request: Request<ConnectionContext>, record: LiveRecord): Promise<Response> {
-    const passage = this.#begin(request, record)
+    const { connection } = request
+    const target = this.#parts.covered ? this.#parts.covered(connection, request.head.authority) : connection.target
+    if (!target) return this.#refuse({ request, record }, foreignHost)
+    const passage = this.#begin(request, record, target === connection.target ? connection : { ...connection, target })
     const response = await this.#pass(passage)
     for (const [name, value] of passage.answerHeaders) response.headers.set(name, value)
     return response
@@ -108,13 +117,15 @@ class Phases {
     return this.#obey(passage, routed)
   }
 
-  #begin(request: Request<ConnectionContext>, record: LiveRecord): Passage {
-    const { head, connection: context } = request
+  #begin(request: Request<ConnectionContext>, record: LiveRecord, context: ConnectionContext): Passage {
+    const { head } = request
     const { remoteIp } = this.#identify(context, head.scheme, head.headers)
     return {
-      request, record, context, remoteIp, chain: this.#parts.chains.chainOf(context.target), token: undefined, tokenToRemove: undefined, hasCredentials: false, answerHeaders: [],
+      request, record, context, remoteIp, chain: this.#parts.chains.chainOf(context.target), token: undefined,
+      tokenToRemove: undefined, hasCredentials: false, answerHeaders: [],
       head: {
-        method: head.method, scheme: head.scheme, authority: head.authority, path: head.path, query: head.query, headers: head.headers,
+        method: head.method, scheme: head.scheme, authority: head.authority, path: head.path, query: head.query,
+        headers: head.headers,
         ...sourceOf(context.caller),
       },
     }
@@ -151,7 +162,9 @@ class Phases {
       case 'respond': {
         record.because('responded')
         const { status, body = '' } = rule.action
-        const response = localAnswer(request, { status, message: `answered ${status} by the route`, body: { type: 'text/plain', text: body } })
+        const response = localAnswer(
+          request, { status, message: `answered ${status} by the route`, body: { type: 'text/plain', text: body } },
+        )
         return changed(response, { cors, rule: compiled, backend: undefined })
       }
       case 'forward': return this.#forward(passage, compiled, match, { cors, cache: filters.cache })
@@ -164,7 +177,13 @@ class Phases {
     const answer = compiled.redirect?.answer(head, match, target.t === 'listener' ? target.listener.port : target.port)
     if (!answer) return this.#refuse(passage, { status: 400, because: 'routeBroken', message: 'the redirect leads nowhere' })
     record.because('redirected')
-    const response = localAnswer(request, { status: answer.status, message: `moved to ${answer.location}`, headers: [['location', answer.location]], body: { type: 'text/plain', text: '' } })
+    const response = localAnswer(
+      request,
+      {
+        status: answer.status, message: `moved to ${answer.location}`, headers: [['location', answer.location]],
+        body: { type: 'text/plain', text: '' },
+      },
+    )
     return changed(response, { cors, rule: compiled, backend: undefined })
   }
 
@@ -178,7 +197,9 @@ class Phases {
     const choice = session ? { t: 'backend' as const, backend: session } : compiled.weights?.choose(this.#parts.random())
     if (choice?.t !== 'backend') return this.#broken(passage, choice?.detail ?? choice?.because ?? 'no backends')
     const to = this.#backendTarget(choice.backend)
-    if (!to) return this.#refuse(passage, { status: 503, because: 'noBackend', message: 'the backend of this route is not known' })
+    if (!to) return this.#refuse(
+      passage, { status: 503, because: 'noBackend', message: 'the backend of this route is not known' },
+    )
     const sent = rewritten(passage.head, compiled, match)
     if (!sent) return this.#refuse(passage, { status: 400, because: 'routeBroken', message: 'the rewritten path is no path' })
     const backend = compiled.backends.get(choice.backend)
@@ -192,7 +213,9 @@ class Phases {
     const changes: AnswerChanges = { cors, rule: compiled, backend }
     const plan = this.#plan(passage, outgoing, to, rule)
     const send: Send = async (each) => {
-      if (mirrored) await sendMirrors(compiled, each.request, mirrored, { ...this.#parts, targetOf: (mirror) => this.#backendTarget(mirror.backend) })
+      if (mirrored) await sendMirrors(
+        compiled, each.request, mirrored, { ...this.#parts, targetOf: (mirror) => this.#backendTarget(mirror.backend) },
+      )
       return this.#parts.forwarder.forward(each)
     }
     return this.#respond(passage, lookup ? await this.#parts.cache.answer(lookup, plan, send) : await send(plan), changes)
@@ -203,11 +226,18 @@ class Phases {
     const { head, record, context: { target } } = passage
     record.routed(undefined)
     if (target.t === 'listener') return this.#refuse(passage, noRoute)
-    const outgoing = { method: head.method, scheme: head.scheme, authority: head.authority, target: targetOf(head.path.path, head.query), headers: head.headers }
-    return this.#respond(passage, await this.#parts.forwarder.forward(this.#plan(passage, outgoing, target, undefined)), undefined)
+    const outgoing = {
+      method: head.method, scheme: head.scheme, authority: head.authority, target: targetOf(head.path.path, head.query),
+      headers: head.headers,
+    }
+    return this.#respond(
+      passage, await this.#parts.forwarder.forward(this.#plan(passage, outgoing, target, undefined)), undefined,
+    )
   }
 
-  #plan({ request, record, context }: Passage, head: ForwardPlan['head'], to: BackendTarget, rule: HttpRule | undefined): ForwardPlan {
+  #plan(
+    { request, record, context }: Passage, head: ForwardPlan['head'], to: BackendTarget, rule: HttpRule | undefined,
+  ): ForwardPlan {
     record.backend(to.t === 'service' ? to.service : context.target.t === 'service' ? context.target.service : undefined)
     for (const [name, value] of record.traceHeaders()) {
       if (value === '') head.headers.delete(name)
@@ -228,7 +258,9 @@ class Phases {
         return changed({ t: 'response', status, headers, trailers, ...(body && { body }) }, changes)
       }
       case 'upgraded':
-        return changed({ t: 'upgrade', headers: outcome.headers, carry: (stream) => carryUpgraded(stream, outcome.stream, record) }, changes)
+        return changed(
+          { t: 'upgrade', headers: outcome.headers, carry: (stream) => carryUpgraded(stream, outcome.stream, record) }, changes,
+        )
       case 'failed': {
         const { status, because, message, retryAfterSeconds } = outcome
         record.because(because, message)
@@ -243,7 +275,7 @@ class Phases {
     }
   }
 
-  #refuse({ request, record }: Passage, { because, ...answer }: LocalAnswer & { readonly because: ExchangeReason }): Response {
+  #refuse({ request, record }: Pick<Passage, 'request' | 'record'>, { because, ...answer }: LocalAnswer & { readonly because: ExchangeReason }): Response {
     record.because(because, answer.message)
     return localAnswer(request, answer)
   }

@@ -1,5 +1,5 @@
-// What a rule does, compiled once per rule: changes of headers, rewrites, weights, CORS. The plan for one request is made of that and
-// of chance. A rule of which a part cannot be done answers 500 (or 503 to gRPC) and never goes on without that part.
+// What a rule does, compiled once per rule: changes of headers, rewrites, weights, CORS. The plan for one request is made of that
+// and of chance. A rule of which a part cannot be done answers 500 (or 503 to gRPC) and never goes on without that part.
 import { createHash } from 'node:crypto'
 import { MeshError } from '../core/errors.ts'
 import type { Backend, HeaderChange, HttpRule, RequestMatch } from '../model/route.ts'
@@ -74,7 +74,9 @@ function compile(rule: HttpRule): CompiledRule {
   const cors = rule.cors && part(() => compileCors(rule.cors ?? missing()))
   const redirect = action.t === 'redirect' ? part(() => compileRedirect(action.redirect)) : undefined
   const path = rewrite?.path && part(() => compilePathRewrite(rewrite.path ?? missing()))
-  const backends = new Map(all.map((backend) => [backend, { request: change(backend.requestHeaders), response: change(backend.responseHeaders) }]))
+  const backends = new Map(all.map((backend) => [
+    backend, { request: change(backend.requestHeaders), response: change(backend.responseHeaders) },
+  ]))
   const request = change(rule.requestHeaders)
   const response = change(rule.responseHeaders)
   return {
@@ -102,7 +104,9 @@ export interface NamedFilter<Kind extends RequestFilter['t']> {
 }
 
 export type RuleFilters =
-  | { readonly t: 'filters'; readonly limits: readonly NamedFilter<'rateLimit'>[]; readonly cache: NamedFilter<'cache'> | undefined }
+  | {
+    readonly t: 'filters'; readonly limits: readonly NamedFilter<'rateLimit'>[]; readonly cache: NamedFilter<'cache'> | undefined
+  }
   /** The rule names a filter that is not known: what it was to do may be what protects the backend. */
   | { readonly t: 'missing'; readonly key: string }
 
@@ -123,7 +127,9 @@ export function filtersOf({ filters }: HttpRule, chains: Chains): RuleFilters {
 }
 
 /** The head as the backend gets it, but for headers; undefined where the rewritten path is no path. */
-export function rewritten(head: RequestHead, compiled: CompiledRule, match: RequestMatch | undefined): { readonly authority: string; readonly target: string } | undefined {
+export function rewritten(head: RequestHead, compiled: CompiledRule, match: RequestMatch | undefined): {
+  readonly authority: string; readonly target: string
+} | undefined {
   const path = compiled.path ? compiled.path.apply(head.path, match) : head.path
   if (!path) return undefined
   return { authority: rewrittenAuthority(head.authority, compiled.rule.rewrite), target: targetOf(path.path, head.query) }

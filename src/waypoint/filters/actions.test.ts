@@ -27,7 +27,10 @@ async function world(parts: WorldParts): Promise<World> {
     res.setHeader('access-control-allow-origin', 'https://backend.test')
     echo(req, res)
   })
-  const made = await startWorld({ rules: [ruleOf()], ...parts }, [{ service: shopService, port: backend.port }, { service: mirrorService, port: backend.port }])
+  const made = await startWorld(
+    { rules: [ruleOf()], ...parts },
+    [{ service: shopService, port: backend.port }, { service: mirrorService, port: backend.port }],
+  )
   open.push(backend, made)
   return made
 }
@@ -35,25 +38,37 @@ async function world(parts: WorldParts): Promise<World> {
 const atPath = (value: string): HttpRule['matches'] => [{ headers: [], query: [], cookies: [], path: { kind: 'prefix', value } }]
 
 describe('CORS of a route', () => {
-  const cors: Cors = { allowOrigins: [{ kind: 'exact', value: 'https://shop.test' }], allowMethods: ['PUT'], allowHeaders: ['x-a'], exposeHeaders: ['x-b'], maxAgeSeconds: 60, allowCredentials: true }
-  const preflight = { origin: 'https://shop.test', 'access-control-request-method': 'PUT', 'access-control-request-headers': 'x-a' }
+  const cors: Cors = {
+    allowOrigins: [{ kind: 'exact', value: 'https://shop.test' }], allowMethods: ['PUT'], allowHeaders: ['x-a'],
+    exposeHeaders: ['x-b'], maxAgeSeconds: 60, allowCredentials: true,
+  }
+  const preflight = {
+    origin: 'https://shop.test', 'access-control-request-method': 'PUT', 'access-control-request-headers': 'x-a',
+  }
 
   it('answers preflights without the backend, and takes its word from it', async () => {
     const made = await world({ rules: [ruleOf({ cors })] })
     const yes = await fetch(made.url, { method: 'OPTIONS', headers: preflight })
-    expect([yes.status, yes.headers.get('access-control-allow-origin'), yes.headers.get('access-control-allow-methods'), yes.headers.get('access-control-max-age')]).toEqual([204, 'https://shop.test', 'PUT', '60'])
+    expect([
+      yes.status, yes.headers.get('access-control-allow-origin'), yes.headers.get('access-control-allow-methods'),
+      yes.headers.get('access-control-max-age'),
+    ]).toEqual([204, 'https://shop.test', 'PUT', '60'])
     expect(made.plans).toHaveLength(0)
     expect(made.records[0]?.reasons[0]?.[0]).toBe('preflight')
     const no = await fetch(made.url, { method: 'OPTIONS', headers: { ...preflight, origin: 'https://evil.test' } })
     expect([no.status, no.headers.get('access-control-allow-origin')]).toEqual([204, null])
     const simple = await fetch(made.url, { headers: { origin: 'https://shop.test' } })
-    expect([simple.headers.get('access-control-allow-origin'), simple.headers.get('vary')]).toEqual(['https://shop.test', 'Origin'])
+    expect([simple.headers.get('access-control-allow-origin'), simple.headers.get('vary')]).toEqual([
+      'https://shop.test', 'Origin',
+    ])
     const other = await fetch(made.url, { headers: { origin: 'https://evil.test' } })
     expect([other.status, other.headers.get('access-control-allow-origin')]).toEqual([200, null])
   })
 
   it('lets scripts read why they were refused', async () => {
-    const made = await world({ rules: [ruleOf({ cors, filters: ['RateLimitPolicy shop/one'] })], filters: { 'RateLimitPolicy shop/one': { t: 'rateLimit', spec: {
+    const made = await world({ rules: [
+      ruleOf({ cors, filters: ['RateLimitPolicy shop/one'] }),
+    ], filters: { 'RateLimitPolicy shop/one': { t: 'rateLimit', spec: {
       scope: 'Local', whenStoreUnavailable: 'Deny', isDryRun: false, limits: [{ requests: 1, per: 60_000, by: [] }],
     } } } })
     await fetch(made.url, { headers: { origin: 'https://shop.test' } })
@@ -79,14 +94,20 @@ describe('faults of a route', () => {
   it('hold a request up, as often as they are to', async () => {
     // The second of each two is for the backend.
     const draws = [0.05, 0, 0.5, 0]
-    const made = await world({ random: () => draws.shift() ?? 0, rules: [ruleOf({ fault: { delay: { ms: 30, fraction: { numerator: 10, denominator: 100 } } } })] })
+    const made = await world({
+      random: () => draws.shift() ?? 0,
+      rules: [ruleOf({ fault: { delay: { ms: 30, fraction: { numerator: 10, denominator: 100 } } } })],
+    })
     expect([(await fetch(made.url)).status, (await fetch(made.url)).status]).toEqual([200, 200])
     expect(made.records.map(({ delayedMs }) => delayedMs)).toEqual([30, 0])
   })
 
   it('are asked for by no header of a client', async () => {
     const made = await world({})
-    const headers = { 'x-envoy-fault-abort-request': '503', 'x-envoy-fault-delay-request': '5000', 'x-envoy-fault-abort-request-percentage': '100' }
+    const headers = {
+      'x-envoy-fault-abort-request': '503', 'x-envoy-fault-delay-request': '5000',
+      'x-envoy-fault-abort-request-percentage': '100',
+    }
     const seen = await (await fetch(made.url, { headers })).json() as Echoed
     expect(Object.keys(seen.headers).filter((name) => name.startsWith('x-envoy'))).toEqual([])
   })
@@ -101,8 +122,18 @@ describe('faults of a route', () => {
 describe('mirrors of a route', () => {
   const mirrored = (numerator = 100): HttpRule => ruleOf({
     requestHeaders: { set: [['x-rule', '1']], add: [], remove: [] },
-    action: { t: 'forward', backends: [{ service: shopService, port: 80, weight: 1, requestHeaders: { set: [['x-web', '1']], add: [], remove: [] } }] },
-    mirrors: [{ backend: { service: mirrorService, port: 80, weight: 1, requestHeaders: { set: [['x-mirror', '1']], add: [], remove: [] } }, fraction: { numerator, denominator: 100 } }],
+    action: {
+      t: 'forward',
+      backends: [{ service: shopService, port: 80, weight: 1, requestHeaders: { set: [['x-web', '1']], add: [], remove: [] } }],
+    },
+    mirrors: [
+      {
+        backend: {
+          service: mirrorService, port: 80, weight: 1, requestHeaders: { set: [['x-mirror', '1']], add: [], remove: [] },
+        },
+        fraction: { numerator, denominator: 100 },
+      },
+    ],
   })
 
   it('get the whole request with their own headers, and the backend gets it, too', async () => {
@@ -111,8 +142,12 @@ describe('mirrors of a route', () => {
     expect(seen).toMatchObject({ body: 'hello', headers: { 'x-rule': '1', 'x-web': '1' } })
     expect(seen.headers).not.toHaveProperty('x-mirror')
     const [copy] = made.mirrored
-    expect(copy).toMatchObject({ body: 'hello', plan: { to: { service: { name: 'mirror' } }, head: { method: 'POST', target: '/a?b' } } })
-    expect([copy?.plan.head.headers.get('x-rule'), copy?.plan.head.headers.get('x-mirror'), copy?.plan.head.headers.get('x-web')]).toEqual(['1', '1', undefined])
+    expect(copy).toMatchObject({
+      body: 'hello', plan: { to: { service: { name: 'mirror' } }, head: { method: 'POST', target: '/a?b' } },
+    })
+    expect([
+      copy?.plan.head.headers.get('x-rule'), copy?.plan.head.headers.get('x-mirror'), copy?.plan.head.headers.get('x-web'),
+    ]).toEqual(['1', '1', undefined])
   })
 
   it('get as many as they are to', async () => {
@@ -127,7 +162,11 @@ describe('mirrors of a route', () => {
     const made = await world({ rules: [mirrored()] })
     const large = 'x'.repeat(200_000)
     expect((await (await fetch(made.url, { method: 'POST', body: large })).json() as Echoed).body).toBe(large)
-    const chunked = rawExchange(made.port, `POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n${'5\r\nhello\r\n'.repeat(20_000)}0\r\n\r\n`, 10_000)
+    const chunked = rawExchange(
+      made.port,
+      `POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n${'5\r\nhello\r\n'.repeat(20_000)}0\r\n\r\n`,
+      10_000,
+    )
     expect(await chunked).toContain('hellohello')
     const slow = new PassThrough()
     const streamed = fetch(made.url, { method: 'POST', body: slow as unknown as ReadableStream, duplex: 'half' } as RequestInit)
@@ -139,7 +178,9 @@ describe('mirrors of a route', () => {
 })
 
 describe('a policy', () => {
-  const deny = (match: Partial<L7Match>, more: Partial<AuthorizationL7> = {}): AuthorizationL7 => ({ name: 'p', namespace: 'shop', action: 'deny', isDryRun: false, rules: [[[{ ...emptyL7Match, ...match }]]], ...more })
+  const deny = (match: Partial<L7Match>, more: Partial<AuthorizationL7> = {}): AuthorizationL7 => ({
+    name: 'p', namespace: 'shop', action: 'deny', isDryRun: false, rules: [[[{ ...emptyL7Match, ...match }]]], ...more,
+  })
   const admin = deny({ paths: [{ kind: 'prefix', value: '/admin' }] })
 
   it('refuses as Envoy does, and gRPC with its own status', async () => {
@@ -148,24 +189,42 @@ describe('a policy', () => {
     expect([answer.status, await answer.text()]).toEqual([403, 'RBAC: access denied'])
     expect(made.records[0]?.reasons[0]).toEqual(['denied', 'denyPolicy shop/p'])
     const grpc = await fetch(`${made.url}/admin`, { headers: { 'content-type': 'application/grpc' } })
-    expect([grpc.status, grpc.headers.get('grpc-status'), grpc.headers.get('grpc-message')]).toEqual([200, '7', 'RBAC: access denied'])
+    expect([grpc.status, grpc.headers.get('grpc-status'), grpc.headers.get('grpc-message')]).toEqual([
+      200, '7', 'RBAC: access denied',
+    ])
   })
 
   it('sees the path that the route and the backend see, however it is spelt', async () => {
-    const made = await world({ policies: [admin], rules: [ruleOf({ name: 'admin', matches: atPath('/admin') }), ruleOf({ name: 'rest', rewrite: { path: { kind: 'full', value: '/fixed' } } })] })
-    const targets = ['/admin', '/%61dmin', '//admin', '/x/../admin', '/./admin', '/admin;v=1', '/admin/../admin', '/x/%2e%2e/admin', '/adm%69n/']
+    const made = await world({
+      policies: [admin],
+      rules: [
+        ruleOf({ name: 'admin', matches: atPath('/admin') }),
+        ruleOf({ name: 'rest', rewrite: { path: { kind: 'full', value: '/fixed' } } }),
+      ],
+    })
+    const targets = [
+      '/admin', '/%61dmin', '//admin', '/x/../admin', '/./admin', '/admin;v=1', '/admin/../admin', '/x/%2e%2e/admin', '/adm%69n/',
+    ]
     for (const target of targets) {
-      expect(await rawExchange(made.port, `GET ${target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n`)).toMatch(/^HTTP\/1.1 403/)
+      expect(await rawExchange(
+        made.port, `GET ${target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n`,
+      )).toMatch(/^HTTP\/1.1 403/)
     }
     for (const target of ['/x%2f..%2fadmin', '/..%5cadmin', '/%00admin', '/../admin', '/x/..;/admin']) {
-      expect(await rawExchange(made.port, `GET ${target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n`)).toMatch(/^HTTP\/1.1 400/)
+      expect(await rawExchange(
+        made.port, `GET ${target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n`,
+      )).toMatch(/^HTTP\/1.1 400/)
     }
     expect(made.plans).toHaveLength(0)
-    expect((await (await fetch(`${made.url}/other`, { headers: { 'x-original-url': '/admin', 'x-rewrite-url': '/admin' } })).json() as Echoed).url).toBe('/fixed')
+    expect((await (await fetch(
+      `${made.url}/other`, { headers: { 'x-original-url': '/admin', 'x-rewrite-url': '/admin' } },
+    )).json() as Echoed).url).toBe('/fixed')
   })
 
   it('knows the rule by the same reading, whatever is sent', async () => {
-    const made = await world({ policies: [admin], rules: [ruleOf({ name: 'admin', matches: atPath('/admin') }), ruleOf({ name: 'rest' })] })
+    const made = await world({
+      policies: [admin], rules: [ruleOf({ name: 'admin', matches: atPath('/admin') }), ruleOf({ name: 'rest' })],
+    })
     const piece = fc.constantFrom('admin', '%61dmin', '.', '..', '', ';', '%2e', 'x', '%2F', 'ADMIN', '%c3%a9')
     await fc.assert(fc.asyncProperty(fc.array(piece, { maxLength: 6 }), async (parts) => {
       made.records.length = 0
@@ -176,9 +235,16 @@ describe('a policy', () => {
   })
 
   it('for audit or in dry run decides nothing and is told', async () => {
-    const made = await world({ policies: [deny({ methods: [{ kind: 'exact', value: 'GET' }] }, { name: 'dry', isDryRun: true }), deny({ methods: [{ kind: 'exact', value: 'GET' }] }, { name: 'audit', action: 'audit' })] })
+    const made = await world({
+      policies: [
+        deny({ methods: [{ kind: 'exact', value: 'GET' }] }, { name: 'dry', isDryRun: true }),
+        deny({ methods: [{ kind: 'exact', value: 'GET' }] }, { name: 'audit', action: 'audit' }),
+      ],
+    })
     expect((await fetch(made.url)).status).toBe(200)
-    expect(made.records[0]?.hits).toEqual(expect.arrayContaining([{ policy: 'shop/dry', rule: 0, as: 'dryRun' }, { policy: 'shop/audit', rule: 0, as: 'audit' }]))
+    expect(made.records[0]?.hits).toEqual(expect.arrayContaining([
+      { policy: 'shop/dry', rule: 0, as: 'dryRun' }, { policy: 'shop/audit', rule: 0, as: 'audit' },
+    ]))
   })
 
   it('for a client before proxies counts only addresses that they vouch for', async () => {
@@ -192,7 +258,9 @@ describe('a policy', () => {
 
 describe('a body that is looked at before it is sent', () => {
   it('is whole afterwards, however it comes', async () => {
-    await fc.assert(fc.asyncProperty(fc.array(fc.string({ minLength: 1, maxLength: 50 }), { maxLength: 8 }), fc.integer({ min: 0, max: 120 }), fc.boolean(), async (chunks, count, isSlow) => {
+    await fc.assert(fc.asyncProperty(fc.array(
+      fc.string({ minLength: 1, maxLength: 50 }), { maxLength: 8 },
+    ), fc.integer({ min: 0, max: 120 }), fc.boolean(), async (chunks, count, isSlow) => {
       const body = new PassThrough()
       const all = Buffer.from(chunks.join(''))
       const write = async (): Promise<void> => {
@@ -217,7 +285,9 @@ describe('a body that is looked at before it is sent', () => {
   it('is not waited for', async () => {
     const body = new PassThrough()
     body.write('begin')
-    expect(await peekBody(body, 100, { clock: systemClock, withinMs: 20 })).toEqual({ bytes: Buffer.from('begin'), isWhole: false })
+    expect(await peekBody(body, 100, { clock: systemClock, withinMs: 20 })).toEqual({
+      bytes: Buffer.from('begin'), isWhole: false,
+    })
     body.end(' end')
     const rest: Buffer[] = []
     for await (const chunk of body) rest.push(chunk as Buffer)
@@ -229,7 +299,10 @@ describe('a body that is looked at before it is sent', () => {
 })
 
 describe('tokens in queries and cookies', () => {
-  const rule = { issuer: 'i', audiences: [], fromHeaders: [], fromParams: ['t'], fromCookies: ['t'], forwardOriginalToken: false, outputClaimToHeaders: [], spaceDelimitedClaims: [] }
+  const rule = {
+    issuer: 'i', audiences: [], fromHeaders: [], fromParams: ['t'], fromCookies: ['t'], forwardOriginalToken: false,
+    outputClaimToHeaders: [], spaceDelimitedClaims: [],
+  }
 
   it('are gone when they were removed, and nothing else is', () => {
     const name = fc.constantFrom('t', 'a', '%74', 't ', 'T', '')
@@ -237,7 +310,9 @@ describe('tokens in queries and cookies', () => {
       const text = pairs.map(([key, value]) => `${key}=${value}`)
       const headers = HeaderMap.of([['cookie', text.join('; ')]])
       let query = text.join('&')
-      for (const found of findTokens(headOf('/', { query, headers: headers.entries() }), rule)) query = removeToken({ headers, query }, found)
+      for (const found of findTokens(headOf('/', { query, headers: headers.entries() }), rule)) query = removeToken(
+        { headers, query }, found,
+      )
       expect(findTokens(headOf('/', { query, headers: headers.entries() }), rule).filter(({ token }) => token !== '')).toEqual([])
       const others = (list: readonly string[]): string[] => list.filter((pair) => /^(a|T)=/.test(pair))
       expect(others(query.split('&'))).toEqual(others(text))
@@ -248,8 +323,12 @@ describe('tokens in queries and cookies', () => {
 
 describe('an answer of our own', () => {
   it('can always be sent, whatever is in its message', () => {
-    fc.assert(fc.property(fc.string({ unit: 'binary' }), fc.boolean(), fc.constantFrom('application/json', 'text/html, application/json', '*/*'), (message, isGrpc, accept) => {
-      const { headers, body } = localAnswer({ isGrpc, head: headOf('/', { headers: [['accept', accept]] }) as never }, { status: 503, message })
+    fc.assert(fc.property(fc.string({ unit: 'binary' }), fc.boolean(), fc.constantFrom(
+      'application/json', 'text/html, application/json', '*/*',
+    ), (message, isGrpc, accept) => {
+      const { headers, body } = localAnswer(
+        { isGrpc, head: headOf('/', { headers: [['accept', accept]] }) as never }, { status: 503, message },
+      )
       for (const [, value] of headers.entries()) expect(value).toMatch(/^[\x20-\x7e]*$/)
       if (headers.get('content-type') === 'application/problem+json') expect(JSON.parse(String(body))).toMatchObject({ detail: message })
     }))

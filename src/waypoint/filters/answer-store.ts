@@ -1,5 +1,5 @@
-// Kept answers, bounded by bytes: the longest unused go first. An answer is found under what was asked for and, among the variants of
-// that, by the headers that it varies by. Knows nothing of freshness, and never shows one variant for another.
+// Kept answers, bounded by bytes: the longest unused go first. An answer is found under what was asked for and, among the
+// variants of that, by the headers that it varies by. Knows nothing of freshness, and never shows one variant for another.
 import type { StoredAnswer } from '../../policy/l7/cache/lookup.ts'
 import { varyKey } from '../../policy/l7/cache/key.ts'
 import type { HeaderMap, RequestHead } from '../../policy/l7/request-head.ts'

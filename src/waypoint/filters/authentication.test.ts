@@ -24,7 +24,8 @@ async function keyOf(kid: string, alg = 'RS256'): Promise<Key> {
 }
 
 const issuer = {
-  backend: undefined as Backend | undefined, keys: [] as JWK[], asked: 0, mode: 'ok' as 'ok' | 'away' | 'huge' | 'garbage' | 'slow',
+  backend: undefined as Backend | undefined, keys: [] as JWK[], asked: 0,
+  mode: 'ok' as 'ok' | 'away' | 'huge' | 'garbage' | 'slow',
 }
 const serve: RequestListener = (req, res) => {
   issuer.asked++
@@ -38,7 +39,9 @@ const serve: RequestListener = (req, res) => {
     more()
   } else if (issuer.mode === 'slow') res.write('{')
   else if (issuer.mode === 'garbage') res.end('{"keys": "none"}')
-  else if (req.url?.endsWith('openid-configuration') === true) res.end(JSON.stringify({ jwks_uri: `http://127.0.0.1:${issuer.backend?.port}/keys` }))
+  else if (req.url?.endsWith('openid-configuration') === true) res.end(JSON.stringify({
+    jwks_uri: `http://127.0.0.1:${issuer.backend?.port}/keys`,
+  }))
   else res.end(JSON.stringify({ keys: issuer.keys }))
 }
 
@@ -58,7 +61,10 @@ beforeAll(async () => {
   second = await keyOf('two', 'ES256')
   issuer.keys = [first.jwk]
   uri = `http://127.0.0.1:${issuer.backend.port}/keys`
-  made = await startWorld({ rules: [ruleOf()], clock }, [{ service: shopService, port: backend.port }, { service: serviceAt('issuer'), port: issuer.backend.port }])
+  made = await startWorld(
+    { rules: [ruleOf()], clock },
+    [{ service: shopService, port: backend.port }, { service: serviceAt('issuer'), port: issuer.backend.port }],
+  )
   open.push(issuer.backend, backend, made)
 })
 afterAll(async () => {
@@ -67,23 +73,31 @@ afterAll(async () => {
 
 function jwtRule(parts: Partial<JwtRule> = {}): JwtRule {
   return {
-    issuer: 'https://issuer.test', audiences: [], fromHeaders: [], fromParams: [], fromCookies: [], forwardOriginalToken: false, outputClaimToHeaders: [], spaceDelimitedClaims: [],
+    issuer: 'https://issuer.test', audiences: [], fromHeaders: [], fromParams: [], fromCookies: [], forwardOriginalToken: false,
+    outputClaimToHeaders: [], spaceDelimitedClaims: [],
     ...(parts.jwks === undefined && { jwksUri: uri }), ...parts,
   }
 }
 
 const sign = (claims: JWTPayload = {}, key = first, iss = 'https://issuer.test', alg = key.jwk.alg ?? ''): Promise<string> =>
-  new SignJWT({ sub: 'ann', aud: 'shop', exp: Math.floor(now / 1000) + 600, ...claims }).setProtectedHeader({ alg, kid: key.kid }).setIssuer(iss).sign(key.privateKey)
+  new SignJWT({
+    sub: 'ann', aud: 'shop', exp: Math.floor(now / 1000) + 600, ...claims,
+  }).setProtectedHeader({ alg, kid: key.kid }).setIssuer(iss).sign(key.privateKey)
 
 /** Status, and what the backend got. */
-async function ask(token: string | undefined, path = '/', headers: Record<string, string> = {}): Promise<{ readonly status: number; readonly seen: Echoed | undefined; readonly answer: Response }> {
-  const answer = await fetch(`${made.url}${path}`, { headers: { ...(token !== undefined && { authorization: `Bearer ${token}` }), ...headers } })
+async function ask(token: string | undefined, path = '/', headers: Record<string, string> = {}): Promise<{
+  readonly status: number; readonly seen: Echoed | undefined; readonly answer: Response
+}> {
+  const answer = await fetch(
+    `${made.url}${path}`, { headers: { ...(token !== undefined && { authorization: `Bearer ${token}` }), ...headers } },
+  )
   const text = await answer.text()
   return { status: answer.status, seen: text.startsWith('{') ? JSON.parse(text) as Echoed : undefined, answer }
 }
 
 const requirePrincipal = (value: string): AuthorizationL7 => ({
-  name: 'p', namespace: 'shop', action: 'allow', isDryRun: false, rules: [[[{ ...emptyL7Match, requestPrincipals: [{ kind: 'exact', value }] }]]],
+  name: 'p', namespace: 'shop', action: 'allow', isDryRun: false,
+  rules: [[[{ ...emptyL7Match, requestPrincipals: [{ kind: 'exact', value }] }]]],
 })
 
 describe('a request with a token', () => {
@@ -113,7 +127,8 @@ describe('a request with a token', () => {
     expect((await ask(await sign())).status).toBe(200)
     expect((await ask(await sign({ aud: ['x', 'desk'] }))).status).toBe(200)
     for (const token of [
-      await sign({ aud: 'bank' }), await sign({}, first, 'https://other.test'), await sign({ exp: seconds - 120 }), await sign({ nbf: seconds + 120 }), await sign({ exp: 'never' as unknown as number }),
+      await sign({ aud: 'bank' }), await sign({}, first, 'https://other.test'), await sign({ exp: seconds - 120 }),
+      await sign({ nbf: seconds + 120 }), await sign({ exp: 'never' as unknown as number }),
     ]) expect((await ask(token)).status).toBe(401)
   })
 
@@ -133,7 +148,12 @@ describe('a request with a token', () => {
 
   it('is believed for the issuer whose rule it is, of several', async () => {
     const keySet = JSON.stringify({ keys: [second.jwk] })
-    made.change({ jwtRules: [jwtRule(), jwtRule({ issuer: 'https://second.test', jwks: keySet, outputClaimToHeaders: [{ header: 'x-by', claim: 'iss' }] })] })
+    made.change({
+      jwtRules: [
+        jwtRule(),
+        jwtRule({ issuer: 'https://second.test', jwks: keySet, outputClaimToHeaders: [{ header: 'x-by', claim: 'iss' }] }),
+      ],
+    })
     expect((await ask(await sign())).status).toBe(200)
     const other = await ask(await sign({}, second, 'https://second.test'))
     expect(other.seen?.headers['x-by']).toBe('https://second.test')
@@ -145,7 +165,14 @@ describe('a request with a token', () => {
 
 describe('where a token stands', () => {
   it('is any header with its prefix, parameter or cookie, and is taken from there', async () => {
-    made.change({ jwtRules: [jwtRule({ fromHeaders: [{ name: 'X-Token', prefix: 'jwt:' }], fromParams: ['t'], fromCookies: ['session'], outputClaimToHeaders: [{ header: 'x-user', claim: 'sub' }] })] })
+    made.change({
+      jwtRules: [
+        jwtRule({
+          fromHeaders: [{ name: 'X-Token', prefix: 'jwt:' }], fromParams: ['t'], fromCookies: ['session'],
+          outputClaimToHeaders: [{ header: 'x-user', claim: 'sub' }],
+        }),
+      ],
+    })
     const token = await sign()
     const header = await ask(undefined, '/', { 'x-token': `jwt:${token}` })
     expect(header.seen?.headers).toMatchObject({ 'x-user': 'ann' })
@@ -172,7 +199,8 @@ describe('where a token stands', () => {
 describe('claims in headers', () => {
   const rule = (): JwtRule => jwtRule({
     outputPayloadToHeader: 'x-payload', outputClaimToHeaders: [
-      { header: 'x-user', claim: 'sub' }, { header: 'x-deep', claim: 'realm.roles' }, { header: 'x-num', claim: 'level' }, { header: 'x-name', claim: 'name' },
+      { header: 'x-user', claim: 'sub' }, { header: 'x-deep', claim: 'realm.roles' }, { header: 'x-num', claim: 'level' },
+      { header: 'x-name', claim: 'name' },
     ],
   })
 
@@ -182,7 +210,9 @@ describe('claims in headers', () => {
     expect(seen?.headers).toMatchObject({ 'x-user': 'ann', 'x-num': '7' })
     expect(Buffer.from(seen?.headers['x-name'] ?? '', 'latin1').toString()).toBe('Zoë')
     expect(JSON.parse(Buffer.from(seen?.headers['x-deep'] ?? '', 'base64url').toString())).toEqual(['a', 'b'])
-    expect(JSON.parse(Buffer.from(seen?.headers['x-payload'] ?? '', 'base64url').toString())).toMatchObject({ sub: 'ann', level: 7 })
+    expect(JSON.parse(Buffer.from(seen?.headers['x-payload'] ?? '', 'base64url').toString())).toMatchObject(
+      { sub: 'ann', level: 7 },
+    )
     const anonymous = await ask(undefined, '/', { 'x-user': 'root', 'x-deep': 'x', 'x-payload': 'x' })
     expect(anonymous.seen?.headers).not.toHaveProperty('x-user')
     expect(anonymous.seen?.headers).not.toHaveProperty('x-deep')
@@ -210,7 +240,9 @@ describe('forged tokens', () => {
   it('signed with the public key as a secret are refused', async () => {
     const { publicKey } = generateKeyPairSync('rsa', { modulusLength: 2_048 })
     for (const secret of [publicKey.export({ type: 'spki', format: 'pem' }), JSON.stringify(first.jwk), first.jwk.n ?? '']) {
-      const token = await new SignJWT({ sub: 'ann' }).setProtectedHeader({ alg: 'HS256', kid: 'one' }).setIssuer('https://issuer.test').sign(Buffer.from(secret))
+      const token = await new SignJWT({ sub: 'ann' }).setProtectedHeader({
+        alg: 'HS256', kid: 'one',
+      }).setIssuer('https://issuer.test').sign(Buffer.from(secret))
       expect((await ask(token)).status).toBe(401)
     }
   })
@@ -219,18 +251,24 @@ describe('forged tokens', () => {
     const secret = Buffer.from('a secret that everybody can read in the set')
     const jwks = JSON.stringify({ keys: [first.jwk, { kty: 'oct', kid: 'oct', k: secret.toString('base64url') }] })
     made.change({ jwtRules: [jwtRule({ jwks })] })
-    const token = await new SignJWT({ sub: 'ann' }).setProtectedHeader({ alg: 'HS256', kid: 'oct' }).setIssuer('https://issuer.test').sign(secret)
+    const token = await new SignJWT({ sub: 'ann' }).setProtectedHeader({
+      alg: 'HS256', kid: 'oct',
+    }).setIssuer('https://issuer.test').sign(secret)
     expect((await ask(token)).status).toBe(401)
     expect((await ask(await sign())).status).toBe(200)
   })
 
   it('with their own keys in the header are refused', async () => {
     const mine = await keyOf('mine')
-    const token = await new SignJWT({ sub: 'ann' }).setProtectedHeader({ alg: 'RS256', kid: 'one', jwk: mine.jwk, jku: uri }).setIssuer('https://issuer.test').sign(mine.privateKey)
+    const token = await new SignJWT({ sub: 'ann' }).setProtectedHeader({
+      alg: 'RS256', kid: 'one', jwk: mine.jwk, jku: uri,
+    }).setIssuer('https://issuer.test').sign(mine.privateKey)
     expect((await ask(token)).status).toBe(401)
   })
 
-  it.each(['', 'a', 'a.b', 'a.b.c', '..', 'é.é.é', 'x'.repeat(20_000), `${'a'.repeat(30_000)}.b.c`, '{}'])('that are none are refused: %#', async (token) => {
+  it.each([
+    '', 'a', 'a.b', 'a.b.c', '..', 'é.é.é', 'x'.repeat(20_000), `${'a'.repeat(30_000)}.b.c`, '{}',
+  ])('that are none are refused: %#', async (token) => {
     made.change({ jwtRules: [jwtRule({ fromHeaders: [{ name: 'x-token' }] })] })
     const { status } = await ask(undefined, '/', { 'x-token': Buffer.from(token, 'utf8').toString('latin1') })
     expect(status).toBe(token === '' ? 200 : 401)
@@ -244,7 +282,9 @@ describe('keys', () => {
     issuer.asked = 0
     made.change({ jwtRules: [jwtRule({ jwksUri: path })] })
     const token = await sign()
-    expect(await Promise.all(Array.from({ length: 10 }, async () => (await ask(token)).status))).toEqual(Array.from({ length: 10 }, () => 200))
+    expect(await Promise.all(Array.from({ length: 10 }, async () => (await ask(token)).status))).toEqual(Array.from(
+      { length: 10 }, () => 200,
+    ))
     expect(issuer.asked).toBe(1)
 
     issuer.keys = [second.jwk]
@@ -257,7 +297,9 @@ describe('keys', () => {
     expect((await ask(await sign())).status).toBe(401)
     expect(issuer.asked).toBe(2)
     // Nobody can make us ask by naming keys that are not there.
-    for (let i = 0; i < 20; i++) expect((await ask(await sign({ jti: String(i) }, { ...first, kid: `no-${i}` }))).status).toBe(401)
+    for (let i = 0; i < 20; i++) expect((await ask(await sign(
+      { jti: String(i) }, { ...first, kid: `no-${i}` },
+    ))).status).toBe(401)
     expect(issuer.asked).toBe(2)
   })
 
@@ -276,7 +318,9 @@ describe('keys', () => {
     await expect.poll(async () => (await ask(await sign({ jti: '3' }, second))).status).toBe(200)
   })
 
-  it.each(['away', 'huge', 'garbage', 'slow'] as const)('that never came (%s) are told as 503, and fetched again later', async (mode) => {
+  it.each([
+    'away', 'huge', 'garbage', 'slow',
+  ] as const)('that never came (%s) are told as 503, and fetched again later', async (mode) => {
     const path = `${uri}?${mode}`
     issuer.mode = mode
     issuer.keys = [first.jwk]

@@ -1,5 +1,6 @@
-// The phase of tokens: whoever sends one that is not believed is refused; of one that is, the claims go to headers as its rule asks,
-// and the token itself goes no further unless the rule says so. Headers that carry claims are taken from every request first.
+// The phase of tokens: whoever sends one that is not believed is refused; of one that is, the claims go to headers as its rule
+// asks, and the token itself goes no further unless the rule says so. Headers that carry claims are taken from every request
+// first.
 import type { JwtRule } from '../../model/manifest-traffic-auth.ts'
 import { isChangeable } from '../../policy/l7/header-change.ts'
 import type { HeaderMap } from '../../policy/l7/request-head.ts'
@@ -69,9 +70,12 @@ function claimText(value: unknown): string | undefined {
 }
 
 function refusal({ request, head }: Passage, { because }: Authentication & { t: 'refused' }): Response {
-  if (because === 'keysAway') return localAnswer(request, { status: 503, message: 'the keys to verify the token are not available', headers: [['retry-after', '5']] })
+  if (because === 'keysAway') return localAnswer(
+    request, { status: 503, message: 'the keys to verify the token are not available', headers: [['retry-after', '5']] },
+  )
   const realm = `${head.scheme}://${head.authority}${head.path.path}`.slice(0, 1_024)
   return localAnswer(request, {
-    status: 401, message: 'the token is not valid', headers: [['www-authenticate', `Bearer realm="${realm}", error="invalid_token"`]],
+    status: 401, message: 'the token is not valid',
+    headers: [['www-authenticate', `Bearer realm="${realm}", error="invalid_token"`]],
   })
 }

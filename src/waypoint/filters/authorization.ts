@@ -1,5 +1,5 @@
-// Whether a request may pass: the policies of its destination, and the authorizers that CUSTOM policies name. Asks those first, because
-// theirs may be a login page where the rest would say 403. Refuses whatever it cannot decide.
+// Whether a request may pass: the policies of its destination, and the authorizers that CUSTOM policies name. Asks those first,
+// because theirs may be a login page where the rest would say 403. Refuses whatever it cannot decide.
 import { formatIdentity } from '../../core/identity.ts'
 import type { SocketAddr } from '../../core/address.ts'
 import type { AuthorizationProvider } from '../../model/waypoint-config.ts'
@@ -47,7 +47,9 @@ export async function authorize(passage: Passage, chains: Chains, external: Exte
   return denied(passage)
 }
 
-async function ask(name: string, policy: string, passage: Passage, chains: Chains, external: ExternalAuthorizer): Promise<Response | undefined> {
+async function ask(
+  name: string, policy: string, passage: Passage, chains: Chains, external: ExternalAuthorizer,
+): Promise<Response | undefined> {
   const { record, request, head } = passage
   const provider = chains.provider(name)
   if (!provider) {
@@ -81,7 +83,9 @@ const noAddress = '0.0.0.0'
 
 function destinationOf(target: Target): SocketAddr {
   switch (target.t) {
-    case 'service': return { ip: target.service.addresses.find(({ prefixLength }) => prefixLength === undefined)?.ip ?? noAddress, port: target.port }
+    case 'service': return {
+      ip: target.service.addresses.find(({ prefixLength }) => prefixLength === undefined)?.ip ?? noAddress, port: target.port,
+    }
     case 'workload': return { ip: target.workload.ips[0] ?? noAddress, port: target.port }
     case 'listener': return { ip: noAddress, port: target.listener.port }
   }

@@ -34,7 +34,9 @@ interface Backed {
 }
 
 /** The backend says with each answer the how manieth it is. */
-async function world(answer: (req: IncomingMessage, res: ServerResponse, n: number) => void, parts: WorldParts = {}): Promise<Backed> {
+async function world(
+  answer: (req: IncomingMessage, res: ServerResponse, n: number) => void, parts: WorldParts = {},
+): Promise<Backed> {
   const asked: Backed['asked'] = []
   const backend = await startBackend((req, res) => {
     asked.push({ line: `${req.method} ${req.url}`, headers: req.headers })
@@ -42,7 +44,9 @@ async function world(answer: (req: IncomingMessage, res: ServerResponse, n: numb
     res.sendDate = false
     answer(req, res, asked.length)
   })
-  const made = await startWorld({ rules: [ruleOf({ filters: [key] })], filters: filters(), clock, ...parts }, [{ service: shopService, port: backend.port }])
+  const made = await startWorld(
+    { rules: [ruleOf({ filters: [key] })], filters: filters(), clock, ...parts }, [{ service: shopService, port: backend.port }],
+  )
   open.push(backend, made)
   return { made, asked }
 }
@@ -52,7 +56,9 @@ async function get(made: World, path = '/', headers: Record<string, string> = {}
   const answer = await fetch(made.url + path, { headers, method, redirect: 'manual' })
   return { status: answer.status, text: await answer.text(), headers: answer.headers }
 }
-const cacheable = (control = 'max-age=60', more: Record<string, string> = {}) => (_: IncomingMessage, res: ServerResponse, n: number): void => {
+const cacheable = (control = 'max-age=60', more: Record<string, string> = {}) => (
+  _: IncomingMessage, res: ServerResponse, n: number,
+): void => {
   res.writeHead(200, { 'cache-control': control, ...more }).end(`answer ${n}`)
 }
 const texts = async (made: World, ...requests: readonly Parameters<typeof get>[]): Promise<string[]> => {
@@ -87,7 +93,9 @@ describe('an answer that may be kept', () => {
     expect((await get(long.made)).text).toBe('answer 2')
   })
 
-  it.each([['private', {}], ['no-store', {}], ['max-age=60', { 'set-cookie': 'a=1' }], ['max-age=60', { vary: '*' }]])('is not one with %s %o', async (control, more) => {
+  it.each([
+    ['private', {}], ['no-store', {}], ['max-age=60', { 'set-cookie': 'a=1' }], ['max-age=60', { vary: '*' }],
+  ])('is not one with %s %o', async (control, more) => {
     const { made } = await world(cacheable(control, more))
     expect(await texts(made, [made], [made])).toEqual(['answer 1', 'answer 2'])
   })
@@ -96,7 +104,9 @@ describe('an answer that may be kept', () => {
     const { made } = await world(cacheable())
     const post = async (): Promise<string> => (await fetch(made.url, { method: 'POST', body: 'x' })).text()
     expect([await post(), await post()]).toEqual(['answer 1', 'answer 2'])
-    expect(await texts(made, [made, '/', { range: 'bytes=0-1' }], [made, '/', { 'x-http-method-override': 'DELETE' }], [made])).toEqual(['answer 3', 'answer 4', 'answer 5'])
+    expect(await texts(
+      made, [made, '/', { range: 'bytes=0-1' }], [made, '/', { 'x-http-method-override': 'DELETE' }], [made],
+    )).toEqual(['answer 3', 'answer 4', 'answer 5'])
   })
 
   it('answers HEAD and conditions, too', async () => {
@@ -111,7 +121,9 @@ describe('an answer that may be kept', () => {
 
   it('is asked about when it is old, and a 304 makes it fresh', async () => {
     const { made, asked } = await world((req, res, n) => {
-      if (req.headers['if-none-match'] === '"v1"') res.writeHead(304, { 'cache-control': 'max-age=60', 'x-round': String(n) }).end()
+      if (req.headers['if-none-match'] === '"v1"') res.writeHead(
+        304, { 'cache-control': 'max-age=60', 'x-round': String(n) },
+      ).end()
       else res.writeHead(200, { 'cache-control': 'max-age=60', etag: '"v1"' }).end(`answer ${n}`)
     })
     await get(made)
@@ -160,7 +172,10 @@ describe('an answer that may be kept', () => {
 describe('who gets a kept answer', () => {
   it('is who asks for the same host, path, query, scheme and language', async () => {
     const { made } = await world(cacheable('max-age=60', { vary: 'Accept-Language' }))
-    const requests: Parameters<typeof get>[] = [[made, '/a', { 'accept-language': 'de' }], [made, '/a', { 'accept-language': 'en' }], [made, '/a?x', { 'accept-language': 'de' }], [made, '/A', { 'accept-language': 'de' }]]
+    const requests: Parameters<typeof get>[] = [
+      [made, '/a', { 'accept-language': 'de' }], [made, '/a', { 'accept-language': 'en' }],
+      [made, '/a?x', { 'accept-language': 'de' }], [made, '/A', { 'accept-language': 'de' }],
+    ]
     expect(await texts(made, ...requests)).toEqual(['answer 1', 'answer 2', 'answer 3', 'answer 4'])
     expect(await texts(made, ...requests)).toEqual(['answer 1', 'answer 2', 'answer 3', 'answer 4'])
     // Whatever is spelt otherwise and is the same path is the same.
@@ -174,7 +189,12 @@ describe('who gets a kept answer', () => {
     }
     const { made } = await world(cacheable('public, max-age=60'), { policies: [allow] })
     const as = (name: string): Promise<Got> => {
-      made.context = contextOf({ caller: { identity: parseIdentity(`spiffe://cluster.local/ns/shop/sa/${name}`), address: { ip: '10.0.0.1', port: 1 }, workload: undefined } })
+      made.context = contextOf({
+        caller: {
+          identity: parseIdentity(`spiffe://cluster.local/ns/shop/sa/${name}`), address: { ip: '10.0.0.1', port: 1 },
+          workload: undefined,
+        },
+      })
       return get(made, '/', { connection: 'close' })
     }
     expect((await as('a')).text).toBe('answer 1')
@@ -193,7 +213,9 @@ describe('who gets a kept answer', () => {
     const plain = await world((req, res) => {
       res.writeHead(200, { 'cache-control': 'public, max-age=60' }).end(`https://${req.headers['x-forwarded-host'] ?? 'shop'}/`)
     })
-    expect(await texts(plain.made, [plain.made, '/', { 'x-forwarded-host': 'evil' }], [plain.made])).toEqual(['https://shop/', 'https://shop/'])
+    expect(await texts(plain.made, [plain.made, '/', { 'x-forwarded-host': 'evil' }], [plain.made])).toEqual([
+      'https://shop/', 'https://shop/',
+    ])
   })
 
   it('is nobody else where the answer was for credentials, unless it says so', async () => {
@@ -205,7 +227,9 @@ describe('who gets a kept answer', () => {
 
   it('is who asks for what the policy adds to the key', async () => {
     const { made } = await world(cacheable(), { filters: filters({ varyOn: ['X-Tenant'] }) })
-    expect(await texts(made, [made, '/', { 'x-tenant': 'a' }], [made, '/', { 'x-tenant': 'b' }], [made, '/', { 'x-tenant': 'a' }])).toEqual(['answer 1', 'answer 2', 'answer 1'])
+    expect(await texts(
+      made, [made, '/', { 'x-tenant': 'a' }], [made, '/', { 'x-tenant': 'b' }], [made, '/', { 'x-tenant': 'a' }],
+    )).toEqual(['answer 1', 'answer 2', 'answer 1'])
   })
 
   it('is nobody after the rule has changed', async () => {
@@ -222,7 +246,9 @@ describe('who gets a kept answer', () => {
 describe('identical requests', () => {
   it('wait for the first, and the backend is asked once', async () => {
     const go = Promise.withResolvers<void>()
-    const { made, asked } = await world((_, res, n) => void go.promise.then(() => res.writeHead(200, { 'cache-control': 'max-age=60' }).end(`answer ${n}`)))
+    const { made, asked } = await world((_, res, n) => void go.promise.then(() => res.writeHead(
+      200, { 'cache-control': 'max-age=60' },
+    ).end(`answer ${n}`)))
     const all = Promise.all(Array.from({ length: 20 }, () => get(made)))
     await expect.poll(() => made.records.length).toBe(20)
     go.resolve()
@@ -231,7 +257,9 @@ describe('identical requests', () => {
   })
 
   it('do not wait for one that nobody else may have', async () => {
-    const { made, asked } = await world((_, res, n) => void setTimeout(() => res.writeHead(200, { 'cache-control': 'private' }).end(`answer ${n}`), 20))
+    const { made, asked } = await world((_, res, n) => void setTimeout(
+      () => res.writeHead(200, { 'cache-control': 'private' }).end(`answer ${n}`), 20,
+    ))
     const all = await Promise.all(Array.from({ length: 10 }, () => get(made)))
     expect(new Set(all.map(({ text }) => text)).size).toBe(10)
     expect(asked).toHaveLength(10)
@@ -270,7 +298,9 @@ describe('the store', () => {
   })
 
   it('never holds more bytes than it may, whatever is put', () => {
-    fc.assert(fc.property(fc.array(fc.tuple(fc.integer({ min: 0, max: 20 }), fc.integer({ min: 0, max: 9_000 }), fc.string({ maxLength: 3 }), fc.subarray(['a', 'b']))), (puts) => {
+    fc.assert(fc.property(fc.array(fc.tuple(
+      fc.integer({ min: 0, max: 20 }), fc.integer({ min: 0, max: 9_000 }), fc.string({ maxLength: 3 }), fc.subarray(['a', 'b']),
+    )), (puts) => {
       const store = new AnswerStore(20_000)
       for (const [n, bytes, value, vary] of puts) {
         const head = headOf('/', { headers: [['a', value]] })
@@ -296,7 +326,10 @@ describe('the store', () => {
   })
 
   it('is bounded, too, while answers come in', async () => {
-    const { made } = await world((_, res) => res.writeHead(200, { 'cache-control': 'max-age=60' }).end('x'.repeat(5_000)), { settings: { cacheBytes: 20_000 } })
+    const { made } = await world(
+      (_, res) => res.writeHead(200, { 'cache-control': 'max-age=60' }).end('x'.repeat(5_000)),
+      { settings: { cacheBytes: 20_000 } },
+    )
     await Promise.all(Array.from({ length: 50 }, (_, i) => get(made, `/${i}`)))
     expect(made.phases.stats().cacheBytes).toBeLessThanOrEqual(20_000)
     expect(made.phases.stats().cachedAnswers).toBeGreaterThan(0)

@@ -1,6 +1,7 @@
-// Answers kept for others (RFC 9111), only for rules whose CachePolicy asks for it. Requests come here after they were authenticated,
-// authorized and counted, and an answer is shown only to the identity that it was made for: what a backend, or the policies of its
-// pod, decide by who asks stays theirs. Identical requests that find nothing wait for the first of them rather than ask, too.
+// Answers kept for others (RFC 9111), only for rules whose CachePolicy asks for it. Requests come here after they were
+// authenticated, authorized and counted, and an answer is shown only to the identity that it was made for: what a backend, or the
+// policies of its pod, decide by who asks stays theirs. Identical requests that find nothing wait for the first of them rather
+// than ask, too.
 import type { Clock } from '../../core/clock.ts'
 import { invalidated, primaryKey, varyKey } from '../../policy/l7/cache/key.ts'
 import { ageMs, decideUse, isNotModified, mayServeOnError, refreshedHeaders } from '../../policy/l7/cache/lookup.ts'
@@ -100,14 +101,16 @@ export class ResponseCache {
   /** To be called before the rule changes headers. Undefined for requests that are none of the cache's. */
   begin(passage: Passage, rule: HttpRule, { spec }: NamedFilter<'cache'>): Lookup | undefined {
     const { request, head, chain } = passage
-    if (this.#maxBytes <= 0 || request.hasBody || request.upgrade !== undefined || request.isGrpc || !isCacheableRequest(head)) return undefined
+    if (this.#maxBytes <= 0 || request.hasBody || request.upgrade !== undefined || request.isGrpc
+      || !isCacheableRequest(head)) return undefined
     if (head.headers.has('range') || overrides.some((name) => head.headers.has(name))) return undefined
     const kept = { ...head, headers: head.headers.copy() }
     const judged = passage.hasCredentials && !kept.headers.has('authorization') ? { ...kept, headers: kept.headers.copy() } : kept
     if (judged !== kept) judged.headers.set('authorization', 'verified')
     const names = [...new Set([...alwaysKeyed, ...spec.varyOn.map((name) => name.toLowerCase())])].sort()
     return {
-      primary: primaryKey(chain.key, head), head: kept, judged, policy: policyOf(spec), maxTtlMs: spec.maxTtl ?? Number.POSITIVE_INFINITY,
+      primary: primaryKey(chain.key, head), head: kept, judged, policy: policyOf(spec),
+      maxTtlMs: spec.maxTtl ?? Number.POSITIVE_INFINITY,
       variant: limitKey([fingerprint(rule), head.sourceIdentity, credentialKey(passage), varyKey(names, kept)]),
     }
   }
@@ -133,10 +136,14 @@ export class ResponseCache {
   /** An unsafe request that succeeded makes what was kept of its target worthless. */
   noteAnswer({ chain, head }: Passage, status: number, headers: HeaderMap): void {
     if (this.#store.size === 0 || head.method === 'GET' || head.method === 'HEAD') return
-    for (const key of invalidated(chain.key, head, status, [headers.get('location'), headers.get('content-location')])) this.#store.forget(key)
+    for (const key of invalidated(
+      chain.key, head, status, [headers.get('location'), headers.get('content-location')],
+    )) this.#store.forget(key)
   }
 
-  async #ask(lookup: Lookup, flight: string | undefined, stored: KeptAnswer | undefined, plan: ForwardPlan, send: Send): Promise<CacheOutcome> {
+  async #ask(
+    lookup: Lookup, flight: string | undefined, stored: KeptAnswer | undefined, plan: ForwardPlan, send: Send,
+  ): Promise<CacheOutcome> {
     const landed = flight !== undefined && !this.#isUncollapsed(flight) ? this.#takeOff(flight) : () => {}
     let isKeeping = false
     try {
@@ -166,7 +173,8 @@ export class ResponseCache {
       for (const name of decision.without) kept.delete(name)
       const keep = (body: Buffer): void => {
         const answer: KeptAnswer = {
-          status: outcome.status, headers: kept, body, vary: decision.vary, requestedMs, receivedMs, lifetimeMs: Math.min(decision.lifetimeMs, lookup.maxTtlMs),
+          status: outcome.status, headers: kept, body, vary: decision.vary, requestedMs, receivedMs,
+          lifetimeMs: Math.min(decision.lifetimeMs, lookup.maxTtlMs),
         }
         this.#store.put(lookup.primary, lookup.variant, lookup.head, answer)
       }
@@ -182,7 +190,9 @@ export class ResponseCache {
   }
 
   /** The body goes on as it comes; what it was is kept when it has come whole. */
-  #collect(outcome: ForwardOutcome & { t: 'response' }, mostBytes: number, keep: (body: Buffer) => void, landed: () => void): CollectingBody {
+  #collect(
+    outcome: ForwardOutcome & { t: 'response' }, mostBytes: number, keep: (body: Buffer) => void, landed: () => void,
+  ): CollectingBody {
     let counted = 0
     return new CollectingBody(outcome.body ?? noBody(), {
       mayKeep: (bytes) => {
@@ -207,7 +217,10 @@ export class ResponseCache {
       for (const name of representation) headers.delete(name)
       return { t: 'kept', response: { t: 'response', status: 304, headers } }
     }
-    return { t: 'kept', response: { t: 'response', status: stored.status, headers, ...(stored.body.length > 0 && { body: stored.body }) } }
+    return {
+      t: 'kept',
+      response: { t: 'response', status: stored.status, headers, ...(stored.body.length > 0 && { body: stored.body }) },
+    }
   }
 
   #ageSeconds(stored: KeptAnswer): number {
@@ -215,14 +228,18 @@ export class ResponseCache {
   }
 
   /** A kept answer that its server says is still right. */
-  #refreshed(lookup: Lookup, stored: KeptAnswer, notModified: HeaderMap, times: Pick<KeptAnswer, 'requestedMs' | 'receivedMs'>): KeptAnswer {
+  #refreshed(
+    lookup: Lookup, stored: KeptAnswer, notModified: HeaderMap, times: Pick<KeptAnswer, 'requestedMs' | 'receivedMs'>,
+  ): KeptAnswer {
     const headers = stored.headers.copy()
     const fresh = refreshedHeaders(notModified)
     for (const [name] of fresh) headers.delete(name)
     for (const [name, value] of fresh) headers.append(name, value)
     headers.delete('age')
     const decision = decideStore(lookup.judged, { status: stored.status, headers }, lookup.policy)
-    const answer: KeptAnswer = { ...stored, ...times, headers, lifetimeMs: decision.t === 'store' ? Math.min(decision.lifetimeMs, lookup.maxTtlMs) : 0 }
+    const answer: KeptAnswer = {
+      ...stored, ...times, headers, lifetimeMs: decision.t === 'store' ? Math.min(decision.lifetimeMs, lookup.maxTtlMs) : 0,
+    }
     this.#store.remove(lookup.primary, lookup.variant, lookup.head, stored)
     if (decision.t === 'store') this.#store.put(lookup.primary, lookup.variant, lookup.head, { ...answer, vary: decision.vary })
     return answer
@@ -293,6 +310,7 @@ function credentialKey({ token }: Passage): string | undefined {
 /** The same request again, with nobody behind it. */
 function detached({ head, protocol, connection }: Request<ConnectionContext>, signal: AbortSignal): Request<ConnectionContext> {
   return {
-    head, protocol, connection, signal, body: noBody(), hasBody: false, trailers: () => undefined, acceptsTrailers: false, isGrpc: false, inform() {},
+    head, protocol, connection, signal, body: noBody(), hasBody: false, trailers: () => undefined, acceptsTrailers: false,
+    isGrpc: false, inform() {},
   }
 }

@@ -1,5 +1,5 @@
-// A body on its way to the client, of which a copy is kept for as long as there is room. Slower than its reader it never is, and a body
-// that fails, or is given up, is kept by nobody.
+// A body on its way to the client, of which a copy is kept for as long as there is room. Slower than its reader it never is, and
+// a body that fails, or is given up, is kept by nobody.
 import { Readable } from 'node:stream'
 
 export interface Collector {

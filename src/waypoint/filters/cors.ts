@@ -20,7 +20,8 @@ export function corsStep({ cors }: CompiledRule, head: RequestHead): CorsStep {
 }
 
 const backendsOwn = [
-  'access-control-allow-origin', 'access-control-allow-credentials', 'access-control-expose-headers', 'access-control-allow-methods',
+  'access-control-allow-origin', 'access-control-allow-credentials', 'access-control-expose-headers',
+  'access-control-allow-methods',
   'access-control-allow-headers', 'access-control-max-age',
 ]
 

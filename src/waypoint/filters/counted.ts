@@ -1,5 +1,5 @@
-// The filters that ask others or keep something, counted: each is as it is, and tells what became of a question besides. What counts
-// is handed in, so no filter knows of metrics.
+// The filters that ask others or keep something, counted: each is as it is, and tells what became of a question besides. What
+// counts is handed in, so no filter knows of metrics.
 import type { HttpRule } from '../../model/route.ts'
 import type { Response } from '../http/message.ts'
 import type { ForwardPlan } from '../forwarding.ts'
@@ -43,14 +43,18 @@ export class CountedLimits extends RateLimits {
     this.#counters = counters
   }
 
-  override async step(passage: Passage, rule: HttpRule, filters: Parameters<RateLimits['step']>[2]): Promise<Response | undefined> {
+  override async step(
+    passage: Passage, rule: HttpRule, filters: Parameters<RateLimits['step']>[2],
+  ): Promise<Response | undefined> {
     const refused = await super.step(passage, rule, filters)
     for (const { key } of filters) this.#counters.rateLimit(key, refused ? 'refused' : 'allowed')
     return refused
   }
 }
 
-function countedStore(store: NonNullable<RateLimitsOptions['store']>, counters: FilterCounters): NonNullable<RateLimitsOptions['store']> {
+function countedStore(
+  store: NonNullable<RateLimitsOptions['store']>, counters: FilterCounters,
+): NonNullable<RateLimitsOptions['store']> {
   return {
     async take(uses, signal) {
       try {

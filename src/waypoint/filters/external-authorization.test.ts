@@ -30,39 +30,51 @@ async function startAuthorizer(check: (request: CheckRequest) => Answer | undefi
   server.addService({
     Check: {
       path: '/envoy.service.auth.v3.Authorization/Check', requestStream: false, responseStream: false,
-      requestSerialize: (message: CheckRequest) => Buffer.from(toBinary(CheckRequestSchema, message)), requestDeserialize: (bytes: Buffer) => fromBinary(CheckRequestSchema, bytes),
-      responseSerialize: (answer: Answer) => Buffer.from(toBinary(CheckResponseSchema, create(CheckResponseSchema, answer))), responseDeserialize: (bytes: Buffer) => bytes,
+      requestSerialize: (message: CheckRequest) => Buffer.from(toBinary(CheckRequestSchema, message)),
+      requestDeserialize: (bytes: Buffer) => fromBinary(CheckRequestSchema, bytes),
+      responseSerialize: (answer: Answer) => Buffer.from(toBinary(CheckResponseSchema, create(CheckResponseSchema, answer))),
+      responseDeserialize: (bytes: Buffer) => bytes,
     },
   }, { Check(call: ServerUnaryCall<CheckRequest, Answer>, done: sendUnaryData<Answer>) {
     const answer = check(call.request)
     if (answer) done(null, answer)
   } })
-  const port = await new Promise<number>((resolve, reject) => server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) => (error ? reject(error) : resolve(bound))))
+  const port = await new Promise<number>((resolve, reject) => server.bindAsync(
+    '127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) => (error ? reject(error) : resolve(bound)),
+  ))
   open.push({ close: () => server.forceShutdown() })
   return port
 }
 
 const custom = { name: 'ask', namespace: 'shop', action: 'custom', provider: 'ours', isDryRun: false } as const
-const customFor = (paths: readonly string[]): AuthorizationL7 => ({ ...custom, rules: [[[{ ...emptyL7Match, notPaths: paths.map((value) => ({ kind: 'exact', value })) }]]] })
+const customFor = (paths: readonly string[]): AuthorizationL7 => ({
+  ...custom, rules: [[[{ ...emptyL7Match, notPaths: paths.map((value) => ({ kind: 'exact', value })) }]]],
+})
 
 function provider(parts: Partial<AuthorizationProvider> = {}): AuthorizationProvider {
   return {
-    name: 'ours', protocol: 'grpc', service: 'auth/auth.auth.svc.cluster.local', port: 9000, timeoutMs: 2_000, isFailOpen: false, pathPrefix: '', includeRequestHeaders: [],
+    name: 'ours', protocol: 'grpc', service: 'auth/auth.auth.svc.cluster.local', port: 9000, timeoutMs: 2_000, isFailOpen: false,
+    pathPrefix: '', includeRequestHeaders: [],
     headersToUpstream: [], headersToDownstream: [], bodyBytes: 0, statusOnError: 403, ...parts,
   }
 }
 
-async function world(port: number, parts: Partial<AuthorizationProvider> = {}, policies: readonly AuthorizationL7[] = [customFor(['/public'])]): Promise<World> {
+async function world(
+  port: number, parts: Partial<AuthorizationProvider> = {}, policies: readonly AuthorizationL7[] = [customFor(['/public'])],
+): Promise<World> {
   const backend = await startBackend(echo)
   const made = await startWorld({ rules: [ruleOf()], policies, providers: [provider(parts)] }, [
-    { service: shopService, port: backend.port }, { service: authService, port, protocol: parts.protocol === 'http' ? 'http1' : 'http2' },
+    { service: shopService, port: backend.port },
+    { service: authService, port, protocol: parts.protocol === 'http' ? 'http1' : 'http2' },
   ])
   open.push(backend, made)
   return made
 }
 
 const ok: Answer = { status: { code: 0 } }
-const header = (key: string, value: string, more: object = {}): { header: { key: string; value: string } } => ({ header: { key, value }, ...more })
+const header = (key: string, value: string, more: object = {}): {
+  header: { key: string; value: string },
+} => ({ header: { key, value }, ...more })
 
 describe('an authorizer by gRPC', () => {
   it('is told of the request, and of nobody where the policy does not ask', async () => {
@@ -76,15 +88,28 @@ describe('an authorizer by gRPC', () => {
     await fetch(`${made.url}/a%41b?q=1`, { method: 'PUT', headers: { 'x-a': '1', authorization: 'Bearer t' }, body: 'hello' })
     expect(asked).toHaveLength(1)
     const { source, destination, request } = asked[0]?.attributes ?? {}
-    expect(source).toMatchObject({ principal: 'spiffe://cluster.local/ns/shop/sa/frontend', address: { socketAddress: { address: '10.1.0.7', portValue: 40_000 } } })
-    expect(destination).toMatchObject({ principal: 'spiffe://cluster.local/ns/shop/sa/waypoint', address: { socketAddress: { address: '10.96.0.20', portValue: 80 } } })
-    expect(request?.http).toMatchObject({ method: 'PUT', path: '/aAb?q=1', scheme: 'http', protocol: 'HTTP/1.1', size: 5n, body: '', host: `127.0.0.1:${made.port}` })
-    expect(request?.http?.headers).toMatchObject({ 'x-a': '1', authorization: 'Bearer t', 'x-forwarded-for': '10.1.0.7', ':path': '/aAb?q=1' })
+    expect(source).toMatchObject({
+      principal: 'spiffe://cluster.local/ns/shop/sa/frontend',
+      address: { socketAddress: { address: '10.1.0.7', portValue: 40_000 } },
+    })
+    expect(destination).toMatchObject({
+      principal: 'spiffe://cluster.local/ns/shop/sa/waypoint',
+      address: { socketAddress: { address: '10.96.0.20', portValue: 80 } },
+    })
+    expect(request?.http).toMatchObject({
+      method: 'PUT', path: '/aAb?q=1', scheme: 'http', protocol: 'HTTP/1.1', size: 5n, body: '', host: `127.0.0.1:${made.port}`,
+    })
+    expect(request?.http?.headers).toMatchObject({
+      'x-a': '1', authorization: 'Bearer t', 'x-forwarded-for': '10.1.0.7', ':path': '/aAb?q=1',
+    })
   })
 
   it('sets, adds and removes headers of the request and of the answer', async () => {
     const made = await world(await startAuthorizer(() => ({ status: { code: 0 }, httpResponse: { case: 'okResponse', value: {
-      headers: [header('x-user', 'ann'), header('x-list', 'b', { append: true }), header('x-there', 'new', { appendAction: 1 }), header('x-not-there', 'new', { appendAction: 3 })],
+      headers: [
+        header('x-user', 'ann'), header('x-list', 'b', { append: true }), header('x-there', 'new', { appendAction: 1 }),
+        header('x-not-there', 'new', { appendAction: 3 }),
+      ],
       headersToRemove: ['x-secret', 'host', ':path'], responseHeadersToAdd: [header('x-checked', 'yes')],
     } } })))
     const answer = await fetch(made.url, { headers: { 'x-user': 'root', 'x-list': 'a', 'x-there': 'old', 'x-secret': 's' } })
@@ -97,7 +122,10 @@ describe('an authorizer by gRPC', () => {
 
   it('writes no headers that break out, and none of framing', async () => {
     const made = await world(await startAuthorizer(() => ({ status: { code: 0 }, httpResponse: { case: 'okResponse', value: {
-      headers: [header('x-a', 'b\r\nx-admin: 1'), header('x b', '1'), header('content-length', '0'), header('transfer-encoding', 'chunked'), header(':path', '/other'), header('host', 'evil')],
+      headers: [
+        header('x-a', 'b\r\nx-admin: 1'), header('x b', '1'), header('content-length', '0'),
+        header('transfer-encoding', 'chunked'), header(':path', '/other'), header('host', 'evil'),
+      ],
     } } })))
     const seen = await (await fetch(`${made.url}/p`, { method: 'POST', body: 'abc' })).json() as Echoed
     expect(seen).toMatchObject({ url: '/p', body: 'abc' })
@@ -111,14 +139,19 @@ describe('an authorizer by gRPC', () => {
       status: { code: 302 }, headers: [header('location', 'https://login.test/')], body: 'log in first',
     } } })))
     const answer = await fetch(made.url, { redirect: 'manual' })
-    expect([answer.status, answer.headers.get('location'), await answer.text()]).toEqual([302, 'https://login.test/', 'log in first'])
+    expect([answer.status, answer.headers.get('location'), await answer.text()]).toEqual([
+      302, 'https://login.test/', 'log in first',
+    ])
     expect(made.records[0]?.reasons[0]?.[0]).toBe('deniedByProvider')
     const grpc = await fetch(made.url, { headers: { 'content-type': 'application/grpc' } })
     expect([grpc.status, grpc.headers.get('grpc-message')]).toEqual([200, 'log in first'])
   })
 
   it('refuses by its status alone, and a yes beside a no is a no', async () => {
-    const answers: Answer[] = [{ status: { code: 16 } }, {}, { status: { code: 0 }, httpResponse: { case: 'deniedResponse', value: {} } }, { status: { code: 7 }, httpResponse: { case: 'okResponse', value: {} } }]
+    const answers: Answer[] = [
+      { status: { code: 16 } }, {}, { status: { code: 0 }, httpResponse: { case: 'deniedResponse', value: {} } },
+      { status: { code: 7 }, httpResponse: { case: 'okResponse', value: {} } },
+    ]
     const made = await world(await startAuthorizer(() => answers.shift()))
     for (let i = 0; i < 4; i++) expect((await fetch(made.url)).status).toBe(403)
   })
@@ -141,10 +174,15 @@ describe('an authorizer by gRPC', () => {
       const seen = await (await fetch(made.url, { method: 'POST', body })).json() as Echoed
       expect(seen.body).toBe(body)
     }
-    expect(bodies).toEqual([{ body: 'ab', partial: 'false' }, { body: 'abcd', partial: 'false' }, { body: 'abcd', partial: 'true' }, { body: 'xxxx', partial: 'true' }])
+    expect(bodies).toEqual([
+      { body: 'ab', partial: 'false' }, { body: 'abcd', partial: 'false' }, { body: 'abcd', partial: 'true' },
+      { body: 'xxxx', partial: 'true' },
+    ])
   })
 
-  it.each([[false, 403], [true, 200]])('that does not answer lets through only if that was wanted (%s)', async (isFailOpen, status) => {
+  it.each([
+    [false, 403], [true, 200],
+  ])('that does not answer lets through only if that was wanted (%s)', async (isFailOpen, status) => {
     const made = await world(await startAuthorizer(() => undefined), { timeoutMs: 100, isFailOpen })
     expect((await fetch(made.url)).status).toBe(status)
     expect(made.records[0]?.reasons[0]?.[0]).toBe('providerAway')
@@ -171,7 +209,10 @@ describe('an authorizer by HTTP', () => {
       asked.push({ line: `${req.method} ${req.url}`, headers: req.headers })
       res.setHeader('x-user', 'ann').setHeader('x-other', 'no').end('ignored')
     }), { protocol: 'http', pathPrefix: '/check', includeRequestHeaders: ['x-wanted'], headersToUpstream: ['x-user'] })
-    const seen = await (await fetch(`${made.url}/a?b=c`, { method: 'DELETE', headers: { authorization: 'Basic x', 'x-wanted': '1', 'x-private': '2', 'x-user': 'root' } })).json() as Echoed
+    const seen = await (await fetch(
+      `${made.url}/a?b=c`,
+      { method: 'DELETE', headers: { authorization: 'Basic x', 'x-wanted': '1', 'x-private': '2', 'x-user': 'root' } },
+    )).json() as Echoed
     expect(asked[0]?.line).toBe('DELETE /check/a?b=c')
     expect(asked[0]?.headers).toMatchObject({ host: `127.0.0.1:${made.port}`, authorization: 'Basic x', 'x-wanted': '1' })
     expect(asked[0]?.headers).not.toHaveProperty('x-private')
@@ -180,9 +221,17 @@ describe('an authorizer by HTTP', () => {
   })
 
   it('refuses with its answer, of which only the named headers are told', async () => {
-    const made = await world(await started((_, res) => res.writeHead(401, { 'www-authenticate': 'Basic', 'x-why': 'because', 'x-internal': '1' }).end('who are you?')), { protocol: 'http', headersToDownstream: ['x-why'] })
+    const made = await world(
+      await started((_, res) => res.writeHead(
+        401, { 'www-authenticate': 'Basic', 'x-why': 'because', 'x-internal': '1' },
+      ).end('who are you?')),
+      { protocol: 'http', headersToDownstream: ['x-why'] },
+    )
     const answer = await fetch(made.url)
-    expect([answer.status, answer.headers.get('www-authenticate'), answer.headers.get('x-why'), answer.headers.get('x-internal'), await answer.text()]).toEqual([401, 'Basic', 'because', null, 'who are you?'])
+    expect([
+      answer.status, answer.headers.get('www-authenticate'), answer.headers.get('x-why'), answer.headers.get('x-internal'),
+      await answer.text(),
+    ]).toEqual([401, 'Basic', 'because', null, 'who are you?'])
   })
 
   it.each([204, 302, 500, 503])('says yes with 200 alone, not with %i', async (status) => {

@@ -1,6 +1,6 @@
-// Asks an authorizer outside whether a request may pass, by Envoy's two contracts: envoy.service.auth.v3.Authorization/Check over gRPC,
-// or a request of the same method and path over HTTP, where 200 says yes. It is reached as any service of the mesh, as ourselves. What
-// it sets on a request or an answer cannot break out of a header, nor change the path or host that was judged.
+// Asks an authorizer outside whether a request may pass, by Envoy's two contracts: envoy.service.auth.v3.Authorization/Check over
+// gRPC, or a request of the same method and path over HTTP, where 200 says yes. It is reached as any service of the mesh, as
+// ourselves. What it sets on a request or an answer cannot break out of a header, nor change the path or host that was judged.
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf'
 import type { MessageInitShape } from '@bufbuild/protobuf'
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
@@ -12,8 +12,12 @@ import type { NamespacedHostname, Service } from '../../model/workload.ts'
 import type { AuthorizationProvider } from '../../model/waypoint-config.ts'
 import { isChangeable } from '../../policy/l7/header-change.ts'
 import { HeaderMap } from '../../policy/l7/request-head.ts'
-import { CheckRequestSchema, CheckResponseSchema, HeaderValueOption_HeaderAppendAction as AppendAction } from '../../proto/external_auth_pb.ts'
-import type { AttributeContext_HttpRequestSchema, AttributeContextSchema, CheckResponse, HeaderValueOption } from '../../proto/external_auth_pb.ts'
+import {
+  CheckRequestSchema, CheckResponseSchema, HeaderValueOption_HeaderAppendAction as AppendAction,
+} from '../../proto/external_auth_pb.ts'
+import type {
+  AttributeContext_HttpRequestSchema, AttributeContextSchema, CheckResponse, HeaderValueOption,
+} from '../../proto/external_auth_pb.ts'
 import type { Response } from '../http/message.ts'
 import { targetOf } from '../router.ts'
 import type { CheckResult, ExternalAuthorizer } from './authorization.ts'
@@ -62,17 +66,22 @@ interface Ask {
 }
 
 function peek({ bodyBytes, timeoutMs }: AuthorizationProvider, { request }: Passage, clock: Clock): Promise<Peeked> | undefined {
-  return bodyBytes > 0 && request.hasBody ? peekBody(request.body, bodyBytes, { clock, withinMs: Math.min(timeoutMs, longestPeekMs) }) : undefined
+  return bodyBytes > 0 && request.hasBody ? peekBody(
+    request.body, bodyBytes, { clock, withinMs: Math.min(timeoutMs, longestPeekMs) },
+  ) : undefined
 }
 
 async function checkByGrpc({ provider, passage, service, peeked, options }: Ask): Promise<CheckResult> {
   const message = toBinary(CheckRequestSchema, create(CheckRequestSchema, { attributes: attributesOf(passage, peeked, options) }))
   const answer = await options.call({
-    service, port: provider.port, method: 'POST', target: checkPath, isGrpc: true, timeoutMs: provider.timeoutMs, maxBytes: mostAnswerBytes,
+    service, port: provider.port, method: 'POST', target: checkPath, isGrpc: true, timeoutMs: provider.timeoutMs,
+    maxBytes: mostAnswerBytes,
     signal: passage.request.signal, body: framed(message), headers: HeaderMap.of([['content-type', 'application/grpc']]),
   })
   const status = answer.headers.get('grpc-status') ?? answer.trailers?.get('grpc-status')
-  if (answer.status !== 200 || status !== '0') throw new MeshError('BAD_MESSAGE', `it answered ${answer.status} with the gRPC status ${status ?? 'none'}`, { source: 'upstream' })
+  if (answer.status !== 200 || status !== '0') throw new MeshError(
+    'BAD_MESSAGE', `it answered ${answer.status} with the gRPC status ${status ?? 'none'}`, { source: 'upstream' },
+  )
   return readCheckResponse(readFrame(answer.body), passage)
 }
 
@@ -86,7 +95,9 @@ function framed(message: Uint8Array): Buffer {
 
 /** Throws BAD_MESSAGE for anything but exactly one message that is not compressed and parses. */
 export function readFrame(bytes: Buffer): CheckResponse {
-  if (bytes.length < 5 || bytes[0] !== 0 || bytes.readUInt32BE(1) !== bytes.length - 5) throw new MeshError('BAD_MESSAGE', 'it answered with no whole message', { source: 'upstream' })
+  if (bytes.length < 5 || bytes[0] !== 0 || bytes.readUInt32BE(1) !== bytes.length - 5) throw new MeshError(
+    'BAD_MESSAGE', 'it answered with no whole message', { source: 'upstream' },
+  )
   try {
     return fromBinary(CheckResponseSchema, bytes.subarray(5))
   } catch (error) {
@@ -97,25 +108,35 @@ export function readFrame(bytes: Buffer): CheckResponse {
 /** Headers of requests are bytes; protobuf wants text. */
 const textOf = (value: string): string => Buffer.from(value, 'latin1').toString('utf8')
 
-function attributesOf(passage: Passage, peeked: Peeked | undefined, { own, clock }: ExternalAuthorizationOptions): MessageInitShape<typeof AttributeContextSchema> {
+function attributesOf(
+  passage: Passage, peeked: Peeked | undefined, { own, clock }: ExternalAuthorizationOptions,
+): MessageInitShape<typeof AttributeContextSchema> {
   const { context: { caller, target, serverName }, head } = passage
   const self = own()
   const port = target.t === 'listener' ? target.listener.port : target.port
-  const address = target.t === 'service' ? target.service.addresses[0]?.ip : target.t === 'workload' ? target.workload.ips[0] : undefined
+  const address = target.t === 'service' ? target.service.addresses[0]?.ip : target.t === 'workload' ? target.workload.ips[0]
+    : undefined
   return {
     source: {
       address: { socketAddress: { address: caller.address.ip, portValue: caller.address.port } },
       ...(head.sourceIdentity !== undefined && { principal: head.sourceIdentity }),
     },
-    destination: { address: { socketAddress: { address: address ?? '0.0.0.0', portValue: port } }, ...(self && { principal: formatIdentity(self) }) },
+    destination: {
+      address: { socketAddress: { address: address ?? '0.0.0.0', portValue: port } },
+      ...(self && { principal: formatIdentity(self) }),
+    },
     request: { time: timestampFromMs(clock.nowMs()), http: httpOf(passage, peeked) },
     ...(serverName !== undefined && { tlsSession: { sni: serverName } }),
   }
 }
 
-function httpOf({ request, head }: Passage, peeked: Peeked | undefined): MessageInitShape<typeof AttributeContext_HttpRequestSchema> {
+function httpOf(
+  { request, head }: Passage, peeked: Peeked | undefined,
+): MessageInitShape<typeof AttributeContext_HttpRequestSchema> {
   const path = targetOf(head.path.path, head.query)
-  const headers: Record<string, string> = { ':authority': head.authority, ':method': head.method, ':path': path, ':scheme': head.scheme }
+  const headers: Record<string, string> = {
+    ':authority': head.authority, ':method': head.method, ':path': path, ':scheme': head.scheme,
+  }
   for (const name of head.headers.names()) headers[name] = textOf(head.headers.get(name) ?? '')
   if (peeked) headers['x-envoy-auth-partial-body'] = String(!peeked.isWhole)
   return {
@@ -136,17 +157,25 @@ function readCheckResponse({ status, httpResponse }: CheckResponse, passage: Pas
         for (const name of removed) headers.delete(name)
         for (const change of changes) change(headers)
       },
-      answerHeaders: (ok?.responseHeadersToAdd ?? []).flatMap(({ header }) => pairOf(header?.key, header?.value, header?.rawValue)),
+      answerHeaders: (ok?.responseHeadersToAdd ?? []).flatMap(({ header }) => pairOf(
+        header?.key, header?.value, header?.rawValue,
+      )),
     }
   }
   const refused = httpResponse.case === 'deniedResponse' ? httpResponse.value : undefined
   const code = refused?.status?.code ?? 0
   const headers = new HeaderMap()
   for (const change of (refused?.headers ?? []).flatMap(changeOf)) change(headers)
-  return refusal(passage, { status: code >= 200 && code <= 599 ? code : 403, headers, body: Buffer.from(refused?.body ?? '') }, `code ${status?.code ?? 'none'}`)
+  return refusal(
+    passage, { status: code >= 200 && code <= 599 ? code : 403, headers, body: Buffer.from(refused?.body ?? '') },
+    `code ${status?.code ?? 'none'}`,
+  )
 }
 
-/** `append` counts where it is given; else the action, of which the default means to set (external_auth.proto says so of these messages). */
+/**
+ * `append` counts where it is given; else the action, of which the default means to set (external_auth.proto says so of these
+ * messages).
+ */
 function changeOf({ header, append, appendAction }: HeaderValueOption): ((headers: HeaderMap) => void)[] {
   return pairOf(header?.key, header?.value, header?.rawValue).map(([name, value]) => (headers) => {
     if (append === true) headers.append(name, value)
@@ -156,7 +185,9 @@ function changeOf({ header, append, appendAction }: HeaderValueOption): ((header
   })
 }
 
-function pairOf(key: string | undefined, value: string | undefined, raw: Uint8Array | undefined): (readonly [name: string, value: string])[] {
+function pairOf(
+  key: string | undefined, value: string | undefined, raw: Uint8Array | undefined,
+): (readonly [name: string, value: string])[] {
   const text = fieldValueOf(raw && raw.length > 0 ? Buffer.from(raw).toString('utf8') : (value ?? ''))
   return key !== undefined && isChangeable(key) && text !== undefined ? [[key.toLowerCase(), text]] : []
 }
@@ -168,12 +199,15 @@ async function checkByHttp({ provider, passage, service, peeked, options }: Ask)
   for (const name of names) if (isChangeable(name)) for (const value of head.headers.all(name)) headers.append(name, value)
   if (peeked) headers.set('x-envoy-auth-partial-body', String(!peeked.isWhole))
   const answer = await options.call({
-    service, port: provider.port, method: head.method, authority: head.authority, target: targetOf(provider.pathPrefix + head.path.path, head.query),
-    headers, timeoutMs: provider.timeoutMs, maxBytes: mostAnswerBytes, signal: passage.request.signal, ...(peeked && { body: peeked.bytes }),
+    service, port: provider.port, method: head.method, authority: head.authority,
+    target: targetOf(provider.pathPrefix + head.path.path, head.query),
+    headers, timeoutMs: provider.timeoutMs, maxBytes: mostAnswerBytes, signal: passage.request.signal,
+    ...(peeked && { body: peeked.bytes }),
   })
   if (answer.status >= 500) throw new MeshError('BAD_MESSAGE', `it answered ${answer.status}`, { source: 'upstream' })
   if (answer.status !== 200) return refusal(passage, toClient(answer, provider), `status ${answer.status}`)
-  const removed = (answer.headers.get('x-envoy-auth-headers-to-remove') ?? '').split(',').map((name) => name.trim()).filter(isChangeable)
+  const removed = (answer.headers.get('x-envoy-auth-headers-to-remove') ?? '').split(',').map((name) =>
+    name.trim()).filter(isChangeable)
   return {
     t: 'allowed', answerHeaders: [],
     apply: (target) => {
@@ -188,16 +222,23 @@ async function checkByHttp({ provider, passage, service, peeked, options }: Ask)
 }
 
 /** Without a list all headers of the answer are the client's. */
-function toClient({ status, headers, body }: MeshAnswer, { headersToDownstream }: AuthorizationProvider): { status: number; headers: HeaderMap; body: Buffer } {
+function toClient({ status, headers, body }: MeshAnswer, { headersToDownstream }: AuthorizationProvider): {
+  status: number; headers: HeaderMap; body: Buffer
+} {
   const always = ['location', 'www-authenticate', 'content-type', 'content-encoding']
   const kept = new HeaderMap()
   for (const [name, value] of headers.entries()) {
-    if (isChangeable(name) && (headersToDownstream.length === 0 || always.includes(name) || headersToDownstream.includes(name))) kept.append(name, value)
+    if (isChangeable(name) && (
+      headersToDownstream.length === 0 || always.includes(name) || headersToDownstream.includes(name)
+    )) kept.append(name, value)
   }
   return { status, headers: kept, body }
 }
 
-function refusal({ request }: Passage, { status, headers, body }: { readonly status: number; readonly headers: HeaderMap; readonly body: Buffer }, detail: string): CheckResult {
+function refusal(
+  { request }: Passage,
+  { status, headers, body }: { readonly status: number; readonly headers: HeaderMap; readonly body: Buffer }, detail: string,
+): CheckResult {
   if (request.isGrpc) {
     const message = body.length > 0 && body.length <= 1_024 ? body.toString('utf8') : 'the request is not allowed'
     return { t: 'refused', response: localAnswer(request, { status, message }), detail }

@@ -16,7 +16,9 @@ export interface FaultParts {
 }
 
 /** The answer, or undefined to go on. Resolves early where the client has gone. */
-export async function injectFault({ delay, abort }: Fault, request: Request, { clock, random, record }: FaultParts): Promise<Response | undefined> {
+export async function injectFault(
+  { delay, abort }: Fault, request: Request, { clock, random, record }: FaultParts,
+): Promise<Response | undefined> {
   // Both are drawn before the delay, each for itself.
   const isDelayed = delay !== undefined && isChosen(delay.fraction, random())
   const isAborted = abort !== undefined && isChosen(abort.fraction, random())
@@ -26,7 +28,9 @@ export async function injectFault({ delay, abort }: Fault, request: Request, { c
   }
   if (!isAborted) return undefined
   const status = abort.status ?? httpFromGrpc(abort.grpcStatus ?? 14)
-  return localAnswer(request, { status, grpcStatus: abort.grpcStatus ?? grpcFromHttp(status), message: 'fault filter abort', isPlain: true })
+  return localAnswer(
+    request, { status, grpcStatus: abort.grpcStatus ?? grpcFromHttp(status), message: 'fault filter abort', isPlain: true },
+  )
 }
 
 function wait(ms: number, signal: AbortSignal, clock: Clock): Promise<void> {

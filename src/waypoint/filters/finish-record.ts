@@ -1,5 +1,5 @@
-// Ends the record of an exchange when its answer is out: after the last byte of a body and its trailers, at the end of an upgraded
-// stream, or at once where there is neither. Changes nothing of the answer, and reads none of it ahead.
+// Ends the record of an exchange when its answer is out: after the last byte of a body and its trailers, at the end of an
+// upgraded stream, or at once where there is neither. Changes nothing of the answer, and reads none of it ahead.
 import { EventEmitter } from 'node:events'
 import type { Duplex, Readable } from 'node:stream'
 import { MeshError } from '../../core/errors.ts'
@@ -20,7 +20,9 @@ export function countMessages({ isGrpc, body }: Request): GrpcMessages | undefin
 }
 
 /** The response to be given to the front; `record` is finished through it. */
-export function finishing(response: Response, request: Request, record: LiveRecord, messages: GrpcMessages | undefined): Response {
+export function finishing(
+  response: Response, request: Request, record: LiveRecord, messages: GrpcMessages | undefined,
+): Response {
   if (response.t === 'upgrade') {
     record.answered(101, response.headers)
     return response
@@ -30,7 +32,10 @@ export function finishing(response: Response, request: Request, record: LiveReco
   const inHeaders = request.isGrpc ? parseGrpcStatus(headers.get('grpc-status')) : undefined
   if (body === undefined || typeof body === 'string' || body instanceof Uint8Array || !hasContent(request.head.method, status)) {
     const isSent = (typeof body === 'string' || body instanceof Uint8Array) && hasContent(request.head.method, status)
-    record.finish({ status, requestBytes: bytesOf(request), responseBytes: isSent ? Buffer.byteLength(body) : 0, isCut: false, ...grpcStatusOf(inHeaders) })
+    record.finish({
+      status, requestBytes: bytesOf(request), responseBytes: isSent ? Buffer.byteLength(body) : 0, isCut: false,
+      ...grpcStatusOf(inHeaders),
+    })
     return response
   }
   let responseBytes = 0
@@ -81,7 +86,9 @@ function onData(stream: Readable, call: (chunk: Uint8Array) => void): void {
   EventEmitter.prototype.on.call(stream, 'data', call)
 }
 
-const grpcStatusOf = (status: number | undefined): { readonly grpcStatus?: number } => (status === undefined ? {} : { grpcStatus: status })
+const grpcStatusOf = (status: number | undefined): { readonly grpcStatus?: number } => (
+  status === undefined ? {} : { grpcStatus: status }
+)
 
 /** What was read of the request's body. */
 function bytesOf({ body }: Request): number {

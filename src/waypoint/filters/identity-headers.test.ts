@@ -11,15 +11,19 @@ import { contextOf, frontend, outsideContext, waypointIdentity } from './testing
 const own = (): typeof waypointIdentity => waypointIdentity
 const none: IdentityRules = { own, trustedForwarders: [], trustedHops: 0 }
 
-function cleaned(context: ConnectionContext, headers: readonly (readonly [string, string])[], rules: Partial<IdentityRules> = {}): { readonly remoteIp: string; readonly headers: Record<string, string> } {
+function cleaned(
+  context: ConnectionContext, headers: readonly (readonly [string, string])[], rules: Partial<IdentityRules> = {},
+): { readonly remoteIp: string; readonly headers: Record<string, string> } {
   const map = HeaderMap.of(headers)
   const { remoteIp } = makeIdentify({ ...none, ...rules })(context, 'http', map)
   return { remoteIp, headers: Object.fromEntries([...map.names()].map((name) => [name, map.get(name) ?? ''])) }
 }
 
 const forged = [
-  ['x-forwarded-for', '1.2.3.4'], ['x-forwarded-proto', 'https'], ['x-forwarded-host', 'evil'], ['x-forwarded-client-cert', 'URI=spiffe://cluster.local/ns/x/sa/admin'],
-  ['forwarded', 'for=1.2.3.4'], ['x-sidestep-source-identity', 'spiffe://cluster.local/ns/x/sa/admin'], ['x-envoy-retry-on', '5xx'], ['x-real-ip', '1.2.3.4'], ['x-other', 'stays'],
+  ['x-forwarded-for', '1.2.3.4'], ['x-forwarded-proto', 'https'], ['x-forwarded-host', 'evil'],
+  ['x-forwarded-client-cert', 'URI=spiffe://cluster.local/ns/x/sa/admin'],
+  ['forwarded', 'for=1.2.3.4'], ['x-sidestep-source-identity', 'spiffe://cluster.local/ns/x/sa/admin'],
+  ['x-envoy-retry-on', '5xx'], ['x-real-ip', '1.2.3.4'], ['x-other', 'stays'],
 ] as const
 
 describe('headers that only a proxy may say', () => {
@@ -49,17 +53,24 @@ describe('headers that only a proxy may say', () => {
       'x-forwarded-client-cert': 'URI=spiffe://cluster.local/ns/x/sa/admin,By=spiffe://cluster.local/ns/shop/sa/waypoint;URI=spiffe://cluster.local/ns/shop/sa/frontend',
     })
     expect(headers).not.toHaveProperty('x-sidestep-source-identity')
-    expect(cleaned(contextOf(), forged, { trustedForwarders: ['spiffe://cluster.local/ns/shop/sa/front'] }).remoteIp).toBe('10.1.0.7')
+    expect(cleaned(
+      contextOf(), forged, { trustedForwarders: ['spiffe://cluster.local/ns/shop/sa/front'] },
+    ).remoteIp).toBe('10.1.0.7')
   })
 
   it('name the client before as many proxies as are in front of a listener, and no other', () => {
-    const forwarded = (value: string): readonly (readonly [string, string])[] => [['x-forwarded-for', value], ['x-forwarded-proto', 'https']]
+    const forwarded = (value: string): readonly (readonly [string, string])[] => [
+      ['x-forwarded-for', value], ['x-forwarded-proto', 'https'],
+    ]
     const hops = { trustedHops: 2 }
     expect(cleaned(outsideContext(), forwarded('6.6.6.6, 198.51.100.1, 192.0.2.7'), hops)).toMatchObject({
-      remoteIp: '198.51.100.1', headers: { 'x-forwarded-for': '198.51.100.1, 192.0.2.7, 203.0.113.9', 'x-forwarded-proto': 'https' },
+      remoteIp: '198.51.100.1',
+      headers: { 'x-forwarded-for': '198.51.100.1, 192.0.2.7, 203.0.113.9', 'x-forwarded-proto': 'https' },
     })
     // Who sends less than the proxies would have written has come around them.
-    expect(cleaned(outsideContext(), forwarded('6.6.6.6'), hops)).toMatchObject({ remoteIp: '203.0.113.9', headers: { 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'http' } })
+    expect(cleaned(outsideContext(), forwarded('6.6.6.6'), hops)).toMatchObject({
+      remoteIp: '203.0.113.9', headers: { 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'http' },
+    })
     expect(cleaned(outsideContext(), forwarded('a, b'), hops).remoteIp).toBe('203.0.113.9')
     // Hops are in front of listeners; inside the mesh there are none.
     expect(cleaned(contextOf(), forwarded('6.6.6.6, 7.7.7.7'), hops).remoteIp).toBe('10.1.0.7')
@@ -67,14 +78,22 @@ describe('headers that only a proxy may say', () => {
 
   it('keep an id that is one, and make one in place of anything else', () => {
     expect(cleaned(contextOf(), [['x-request-id', 'abc-123']]).headers['x-request-id']).toBe('abc-123')
-    for (const bad of ['', 'a b', '<script>', 'x'.repeat(200), 'a"b']) expect(cleaned(contextOf(), [['x-request-id', bad]]).headers['x-request-id']).toMatch(/^[0-9a-f-]{36}$/)
-    expect(cleaned(contextOf(), [['x-request-id', 'a'], ['x-request-id', 'b']]).headers['x-request-id']).toMatch(/^[0-9a-f-]{36}$/)
+    for (const bad of ['', 'a b', '<script>', 'x'.repeat(200), 'a"b']) expect(cleaned(
+      contextOf(), [['x-request-id', bad]],
+    ).headers['x-request-id']).toMatch(/^[0-9a-f-]{36}$/)
+    expect(cleaned(
+      contextOf(), [['x-request-id', 'a'], ['x-request-id', 'b']],
+    ).headers['x-request-id']).toMatch(/^[0-9a-f-]{36}$/)
   })
 
   it('never say more than was proved, whatever is sent', () => {
-    fc.assert(fc.property(fc.array(fc.tuple(fc.constantFrom(...forged.map(([name]) => name), 'x-forwarded-port', 'x-envoy-x'), fc.string())), (headers) => {
+    fc.assert(fc.property(fc.array(fc.tuple(
+      fc.constantFrom(...forged.map(([name]) => name), 'x-forwarded-port', 'x-envoy-x'), fc.string(),
+    )), (headers) => {
       const seen = cleaned(contextOf(), headers).headers
-      expect(Object.keys(seen).sort()).toEqual(expect.arrayContaining(['x-forwarded-client-cert', 'x-forwarded-for', 'x-forwarded-proto', 'x-request-id']))
+      expect(Object.keys(seen).sort()).toEqual(expect.arrayContaining([
+        'x-forwarded-client-cert', 'x-forwarded-for', 'x-forwarded-proto', 'x-request-id',
+      ]))
       expect(Object.keys(seen).filter((name) => name !== 'x-other')).toHaveLength(4)
       expect(seen['x-forwarded-for']).toBe('10.1.0.7')
     }))
@@ -87,8 +106,12 @@ describe('X-Forwarded-Client-Cert', () => {
   })
 
   it('is written as Envoy writes it', () => {
-    expect(clientCertificateElement(certificate({ subject: 'CN="x",O=y', uris: ['spiffe://a/b'], dnsNames: ['a.test', 'b.test'] }), waypointIdentity))
-      .toBe('By=spiffe://cluster.local/ns/shop/sa/waypoint;Hash=ab12;Subject="CN=\\"x\\",O=y";URI=spiffe://a/b;DNS=a.test;DNS=b.test')
+    expect(clientCertificateElement(
+      certificate({ subject: 'CN="x",O=y', uris: ['spiffe://a/b'], dnsNames: ['a.test', 'b.test'] }), waypointIdentity,
+    ))
+      .toBe(
+        'By=spiffe://cluster.local/ns/shop/sa/waypoint;Hash=ab12;Subject="CN=\\"x\\",O=y";URI=spiffe://a/b;DNS=a.test;DNS=b.test',
+      )
     expect(clientCertificateElement(outsideContext(), waypointIdentity)).toBeUndefined()
     expect(clientCertificateElement(contextOf(), undefined)).toBe('URI=spiffe://cluster.local/ns/shop/sa/frontend')
   })
@@ -99,7 +122,9 @@ describe('X-Forwarded-Client-Cert', () => {
       expect(text).not.toMatch(/[\r\n\0]/)
       const pairs = parsePairs(text)
       expect(pairs.filter(([key]) => key === 'By')).toEqual([['By', 'spiffe://cluster.local/ns/shop/sa/frontend']])
-      const sendable = (list: readonly string[]): string[] => list.map((each) => Buffer.from(each, 'utf8').toString('latin1')).filter(isFieldValue)
+      const sendable = (list: readonly string[]): string[] => list.map(
+        (each) => Buffer.from(each, 'utf8').toString('latin1'),
+      ).filter(isFieldValue)
       expect(pairs.filter(([key]) => key === 'URI').map(([, value]) => value)).toEqual(sendable(uris))
       expect(pairs.filter(([key]) => key === 'DNS').map(([, value]) => value)).toEqual(sendable(dnsNames))
     }))
@@ -120,8 +145,12 @@ function parsePairs(text: string): (readonly [string, string])[] {
 }
 
 describe('an address in X-Forwarded-For', () => {
-  it.each([['1.2.3.4', '1.2.3.4'], [' 1.2.3.4:80 ', '1.2.3.4'], ['[2001:DB8::1]:443', '2001:db8::1'], ['2001:db8::1', '2001:db8::1'], ['::ffff:1.2.3.4', '1.2.3.4'],
-    ['unknown', undefined], ['', undefined], ['fe80::1%eth0', undefined], ['1.2.3.4.5', undefined], ['[1.2.3.4', undefined]])('%s is %s', (text, ip) => {
+  it.each([['1.2.3.4', '1.2.3.4'], [' 1.2.3.4:80 ', '1.2.3.4'], ['[2001:DB8::1]:443', '2001:db8::1'], [
+    '2001:db8::1', '2001:db8::1',
+  ], ['::ffff:1.2.3.4', '1.2.3.4'],
+    ['unknown', undefined], ['', undefined], [
+      'fe80::1%eth0', undefined,
+    ], ['1.2.3.4.5', undefined], ['[1.2.3.4', undefined]])('%s is %s', (text, ip) => {
     expect(addressOf(text)).toBe(ip)
   })
 

@@ -53,7 +53,9 @@ export function makeIdentify(rules: IdentityRules): Identify {
     const known = forwarders.get(caller)
     if (known !== undefined) return known
     const uri = caller.identity && formatIdentity(caller.identity)
-    const isNamed = (each: string): boolean => uri !== undefined && (each.endsWith('*') ? uri.startsWith(each.slice(0, -1)) : each === uri)
+    const isNamed = (each: string): boolean => uri !== undefined && (
+      each.endsWith('*') ? uri.startsWith(each.slice(0, -1)) : each === uri
+    )
     const found = rules.trustedForwarders.some(isNamed) || (uri !== undefined && rules.isForwarder?.(caller) === true)
     forwarders.set(caller, found)
     return found
@@ -68,7 +70,8 @@ export function makeIdentify(rules: IdentityRules): Identify {
     const certificates = isTrusted ? headers.get('x-forwarded-client-cert') : undefined
     for (const name of headers.names()) {
       if (name.charCodeAt(0) !== 120 && name.charCodeAt(0) !== 102 && name.charCodeAt(0) !== 116) continue
-      if ((isTrusted ? controls : prefixes).some((prefix) => name.startsWith(prefix)) || (!isTrusted && names.has(name))) headers.delete(name)
+      if ((isTrusted ? controls : prefixes).some((prefix) => name.startsWith(prefix))
+        || (!isTrusted && names.has(name))) headers.delete(name)
     }
     const element = elementOf(context)
     const chain = certificates === undefined ? element : element === undefined ? certificates : `${certificates},${element}`
@@ -81,7 +84,10 @@ export function makeIdentify(rules: IdentityRules): Identify {
   }
 }
 
-/** The last `count` addresses, the farthest first; none where one of them is no address, or fewer are there than proxies must have written. */
+/**
+ * The last `count` addresses, the farthest first; none where one of them is no address, or fewer are there than proxies must have
+ * written.
+ */
 function forwardedFor(headers: HeaderMap, count: number, mayBeFewer: boolean): readonly string[] {
   const value = headers.get('x-forwarded-for')
   if (value === undefined || value.length > 4_096) return []

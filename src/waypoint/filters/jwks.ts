@@ -1,6 +1,6 @@
-// The keys of issuers: given with the rule, or fetched, kept, and fetched anew when they are old or a token names a key that is not
-// among them. While an issuer is away its last keys count on. However many requests wait, an issuer is asked once; however many
-// tokens name keys that do not exist, it is not asked more often than the cool-down allows.
+// The keys of issuers: given with the rule, or fetched, kept, and fetched anew when they are old or a token names a key that is
+// not among them. While an issuer is away its last keys count on. However many requests wait, an issuer is asked once; however
+// many tokens name keys that do not exist, it is not asked more often than the cool-down allows.
 import { createLocalJWKSet } from 'jose'
 import type { JSONWebKeySet, JWK } from 'jose'
 import type { Clock } from '../../core/clock.ts'
@@ -80,7 +80,9 @@ export class IssuerKeys {
   /** After failures the waits grow from half a second to the cool-down. */
   #mayTry(entry: Entry, now: number): boolean {
     if (entry.pending) return false
-    return entry.failures === 0 || now - entry.triedMs >= Math.min(this.#options.cooldownMs, firstWaitMs * 2 ** (entry.failures - 1))
+    return entry.failures === 0 || now - entry.triedMs >= Math.min(
+      this.#options.cooldownMs, firstWaitMs * 2 ** (entry.failures - 1),
+    )
   }
 
   #inlineKeys(rule: IssuerRule, text: string): KeySet | undefined {
@@ -137,15 +139,24 @@ export class IssuerKeys {
     if (jwksUri !== undefined) return fetch(new URL(jwksUri), { timeoutMs, maxBytes: largestKeySet })
     // OpenID Connect Discovery 1.0, section 4.
     if (!URL.canParse(issuer)) throw new MeshError('BAD_CONFIG', 'the issuer is no URL and the rule names no keys')
-    const discovery = await fetch(new URL(`${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`), { timeoutMs, maxBytes: largestDiscovery })
+    const discovery = await fetch(
+      new URL(`${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`), { timeoutMs, maxBytes: largestDiscovery },
+    )
     const document: unknown = parseJson(discovery)
     const uri: unknown = typeof document === 'object' && document !== null ? Reflect.get(document, 'jwks_uri') : undefined
-    if (typeof uri !== 'string' || !URL.canParse(uri)) throw new MeshError('BAD_MESSAGE', 'the issuer names no keys', { source: 'upstream' })
+    if (typeof uri !== 'string' || !URL.canParse(uri)) throw new MeshError(
+      'BAD_MESSAGE', 'the issuer names no keys', { source: 'upstream' },
+    )
     return fetch(new URL(uri), { timeoutMs, maxBytes: largestKeySet })
   }
 
   #failed({ issuer }: IssuerRule, error: unknown): void {
-    this.#options.onFailure?.(issuer, error instanceof MeshError ? error : new MeshError('BAD_MESSAGE', describeError(error), { source: 'upstream', cause: error }))
+    this.#options.onFailure?.(
+      issuer,
+      error instanceof MeshError ? error : new MeshError(
+        'BAD_MESSAGE', describeError(error), { source: 'upstream', cause: error },
+      ),
+    )
   }
 }
 
@@ -160,7 +171,10 @@ function parseJson(text: string): unknown {
 const publicMembers = ['kty', 'kid', 'alg', 'use', 'key_ops', 'n', 'e', 'crv', 'x', 'y'] as const
 const publicKinds = new Set(['RSA', 'EC', 'OKP'])
 
-/** Only keys that verify and that everybody may know: a shared secret in a document for everybody would let everybody sign. Throws BAD_MESSAGE. */
+/**
+ * Only keys that verify and that everybody may know: a shared secret in a document for everybody would let everybody sign. Throws
+ * BAD_MESSAGE.
+ */
 export function readKeySet(text: string): KeySet {
   if (text.length > largestKeySet) throw new MeshError('BAD_MESSAGE', 'the key set is too large', { source: 'upstream' })
   const document = parseJson(text)
@@ -180,7 +194,8 @@ function publicKey(value: unknown): JWK | undefined {
   for (const name of publicMembers) {
     const member: unknown = Reflect.get(value, name)
     if (member === undefined || name === 'kty') continue
-    if (name === 'key_ops' ? !Array.isArray(member) || member.length > 16 : typeof member !== 'string' || member.length > longestModulus) return undefined
+    if (name === 'key_ops' ? !Array.isArray(member) || member.length > 16 : typeof member !== 'string'
+      || member.length > longestModulus) return undefined
     key[name] = member
   }
   return key as JWK

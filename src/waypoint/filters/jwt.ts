@@ -1,6 +1,6 @@
-// Whether a request brings a token of an issuer that is believed. Istio's meaning: without any token it is nobody's request and goes
-// on as such; with one that no rule believes it is refused. Only signatures with public keys count, never `none` and never a shared
-// secret, and what a token says counts after its signature was checked.
+// Whether a request brings a token of an issuer that is believed. Istio's meaning: without any token it is nobody's request and
+// goes on as such; with one that no rule believes it is refused. Only signatures with public keys count, never `none` and never a
+// shared secret, and what a token says counts after its signature was checked.
 import { decodeJwt, errors, jwtVerify } from 'jose'
 import type { JWTPayload, JWTVerifyOptions } from 'jose'
 import type { Clock } from '../../core/clock.ts'
@@ -14,7 +14,10 @@ import type { FoundToken } from './token-places.ts'
 export type Authentication =
   | { readonly t: 'none' }
   /** `payload` is what the token says, `token` what policies compare. */
-  | { readonly t: 'verified'; readonly token: VerifiedToken; readonly payload: JWTPayload; readonly rule: JwtRule; readonly found: FoundToken }
+  | {
+    readonly t: 'verified'; readonly token: VerifiedToken; readonly payload: JWTPayload; readonly rule: JwtRule;
+    readonly found: FoundToken
+  }
   | { readonly t: 'refused'; readonly because: 'tokenInvalid' | 'keysAway'; readonly detail: string }
 
 type Verified = { readonly t: 'verified'; readonly payload: JWTPayload } | (Authentication & { t: 'refused' })
@@ -58,7 +61,9 @@ export class TokenVerifier {
           continue
         }
         const result = await this.#check(found.token, rule)
-        if (result.t === 'verified') return { t: 'verified', token: tokenOf(result.payload, rule), payload: result.payload, rule, found }
+        if (result.t === 'verified') return {
+          t: 'verified', token: tokenOf(result.payload, rule), payload: result.payload, rule, found,
+        }
         // What was wrong with a token of a known issuer says more than that another rule is not for it.
         refused = result
       }
@@ -156,7 +161,8 @@ function issuerOf(token: string): string | undefined {
 }
 
 function tokenOf(payload: JWTPayload, { issuer, spaceDelimitedClaims }: JwtRule): VerifiedToken {
-  const audiences = typeof payload.aud === 'string' ? [payload.aud] : Array.isArray(payload.aud) ? payload.aud.filter((each) => typeof each === 'string') : []
+  const audiences = typeof payload.aud === 'string' ? [payload.aud] : Array.isArray(payload.aud)
+    ? payload.aud.filter((each) => typeof each === 'string') : []
   const presenter: unknown = payload['azp']
   return {
     issuer, audiences, claims: withLists(payload, spaceDelimitedClaims),
@@ -171,7 +177,9 @@ function withLists(payload: JWTPayload, names: readonly string[]): Readonly<Reco
   const claims: Record<string, unknown> = { ...payload }
   for (const name of names) {
     const value = Object.hasOwn(payload, name) ? payload[name] : undefined
-    if (typeof value === 'string' && value.includes(' ')) claims[name] = [value, ...value.split(' ').filter((part) => part !== '')]
+    if (typeof value === 'string' && value.includes(' ')) claims[name] = [
+      value, ...value.split(' ').filter((part) => part !== ''),
+    ]
   }
   return claims
 }

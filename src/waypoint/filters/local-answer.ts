@@ -1,5 +1,5 @@
-// Answers that we give ourselves: text that a person can read, a problem (RFC 9457) for who asked for JSON, a status in headers for
-// gRPC. Never says more of the inside than the reason: no addresses, no names of policies.
+// Answers that we give ourselves: text that a person can read, a problem (RFC 9457) for who asked for JSON, a status in headers
+// for gRPC. Never says more of the inside than the reason: no addresses, no names of policies.
 import { STATUS_CODES } from 'node:http'
 import { encodeGrpcMessage, grpcFromHttp } from '../../policy/l7/grpc.ts'
 import type { HeaderList } from '../../policy/l7/cors.ts'
@@ -37,7 +37,9 @@ export function localAnswer(request: Pick<Request, 'isGrpc' | 'head'>, answer: L
 
 function bodyOf({ head }: Pick<Request, 'head'>, { status, message, isPlain }: LocalAnswer): NonNullable<LocalAnswer['body']> {
   const accept = head.headers.get('accept')
-  if (isPlain || accept === undefined || !wantsJson.test(accept) || accept.includes('text/html')) return { type: 'text/plain', text: message }
+  if (isPlain || accept === undefined || !wantsJson.test(accept) || accept.includes('text/html')) return {
+    type: 'text/plain', text: message,
+  }
   return {
     type: 'application/problem+json',
     text: JSON.stringify({ type: 'about:blank', title: STATUS_CODES[status] ?? 'Error', status, detail: message }),

@@ -1,5 +1,5 @@
-// Requests of our own to services of the mesh: authorizers, and issuers that live in it. They go as ours, through the forwarder that
-// everybody's requests go through, and their answers are read whole, within bounds.
+// Requests of our own to services of the mesh: authorizers, and issuers that live in it. They go as ours, through the forwarder
+// that everybody's requests go through, and their answers are read whole, within bounds.
 import { Readable } from 'node:stream'
 import type { Clock } from '../../core/clock.ts'
 import type { Identity } from '../../core/identity.ts'
@@ -55,7 +55,10 @@ export function makeMeshCaller({ forwarder, clock, own }: MeshCallerParts): Call
   return async (call) => {
     const abort = new AbortController()
     const giveUp = (): void => abort.abort(new MeshError('REQUEST_CUT', 'who asked is gone', { source: 'downstream' }))
-    const callOff = clock.after(call.timeoutMs, () => abort.abort(new MeshError('UPSTREAM_TIMEOUT', `no answer within ${call.timeoutMs} ms`, { source: 'upstream' })))
+    const callOff = clock.after(
+      call.timeoutMs,
+      () => abort.abort(new MeshError('UPSTREAM_TIMEOUT', `no answer within ${call.timeoutMs} ms`, { source: 'upstream' })),
+    )
     call.signal?.addEventListener('abort', giveUp, { once: true })
     const stopped = new Promise<never>((_, reject) => {
       abort.signal.addEventListener('abort', () => reject(abort.signal.reason as Error), { once: true })
@@ -73,23 +76,31 @@ export function makeMeshCaller({ forwarder, clock, own }: MeshCallerParts): Call
   }
 }
 
-async function exchange(call: MeshCall, { forwarder, own, signal }: Pick<MeshCallerParts, 'forwarder' | 'own'> & { readonly signal: AbortSignal }): Promise<MeshAnswer> {
+async function exchange(
+  call: MeshCall, { forwarder, own, signal }: Pick<MeshCallerParts, 'forwarder' | 'own'> & { readonly signal: AbortSignal },
+): Promise<MeshAnswer> {
   const authority = call.authority ?? call.service.hostname
   const to = { t: 'service', service: call.service, port: call.port } as const
   const head = { method: call.method, scheme: 'http', authority, target: call.target, headers: call.headers } as const
-  const outcome = await forwarder.forward({ request: requestOf(call, authority, own(), signal), head, to, rule: undefined, record: silentRecord })
+  const outcome = await forwarder.forward({
+    request: requestOf(call, authority, own(), signal), head, to, rule: undefined, record: silentRecord,
+  })
   if (outcome.t === 'upgraded') {
     outcome.stream.destroy()
     throw new MeshError('UPSTREAM_RESET', 'an upgrade that nobody asked for', { source: 'upstream' })
   }
-  if (outcome.t === 'failed') throw new MeshError('UPSTREAM_RESET', outcome.message, { source: 'upstream', detail: { because: outcome.because } })
+  if (outcome.t === 'failed') throw new MeshError(
+    'UPSTREAM_RESET', outcome.message, { source: 'upstream', detail: { because: outcome.because } },
+  )
   const chunks: Buffer[] = []
   let length = 0
   const { body } = outcome
   if (body) {
     for await (const chunk of body as AsyncIterable<Buffer>) {
       length += chunk.length
-      if (length > call.maxBytes) throw new MeshError('BAD_MESSAGE', `an answer of more than ${call.maxBytes} bytes`, { source: 'upstream' })
+      if (length > call.maxBytes) throw new MeshError(
+        'BAD_MESSAGE', `an answer of more than ${call.maxBytes} bytes`, { source: 'upstream' },
+      )
       chunks.push(chunk)
     }
   }
@@ -97,14 +108,17 @@ async function exchange(call: MeshCall, { forwarder, own, signal }: Pick<MeshCal
 }
 
 /** As if it had come from outside: what the forwarder needs of one. */
-function requestOf(call: MeshCall, authority: string, own: Identity | undefined, signal: AbortSignal): Request<ConnectionContext> {
+function requestOf(
+  call: MeshCall, authority: string, own: Identity | undefined, signal: AbortSignal,
+): Request<ConnectionContext> {
   const [path = '/', query = ''] = call.target.split('?', 2)
   const { body } = call
   return {
     head: { method: call.method, scheme: 'http', authority, path: { path, matched: path }, query, headers: call.headers },
     body: body && body.length > 0 ? Readable.from([Buffer.from(body)], { objectMode: false }) : noBody(),
     hasBody: body !== undefined && body.length > 0, ...(body && { contentLength: body.length }),
-    trailers: () => undefined, acceptsTrailers: true, protocol: call.isGrpc === true ? 'http2' : 'http1', isGrpc: call.isGrpc === true, signal,
+    trailers: () => undefined, acceptsTrailers: true, protocol: call.isGrpc === true ? 'http2' : 'http1',
+    isGrpc: call.isGrpc === true, signal,
     connection: {
       caller: { identity: own, address: { ip: '127.0.0.1', port: 0 }, workload: undefined },
       target: { t: 'service', service: call.service, port: call.port },

@@ -1,5 +1,6 @@
-// Copies of requests for the mirrors of a route. A copy never delays the request by more than a moment and never changes it: a body
-// that is long, or does not come at once, is not copied, and then there is no mirrored request at all rather than half of one.
+// Copies of requests for the mirrors of a route. A copy never delays the request by more than a moment and never changes it: a
+// body that is long, or does not come at once, is not copied, and then there is no mirrored request at all rather than half of
+// one.
 import type { Clock } from '../../core/clock.ts'
 import { chooseMirrors } from '../../policy/l7/mirror.ts'
 import type { Mirror } from '../../model/route.ts'
@@ -20,7 +21,9 @@ export interface MirrorParts {
 const mostBytes = 65_536
 const bodyWithinMs = 50
 
-export async function sendMirrors(compiled: CompiledRule, request: Request<ConnectionContext>, head: OutgoingHead, parts: MirrorParts): Promise<void> {
+export async function sendMirrors(
+  compiled: CompiledRule, request: Request<ConnectionContext>, head: OutgoingHead, parts: MirrorParts,
+): Promise<void> {
   const mirrors = chooseMirrors(compiled.rule.mirrors, parts.random)
   if (mirrors.length === 0 || request.upgrade !== undefined) return
   let body: Uint8Array | undefined

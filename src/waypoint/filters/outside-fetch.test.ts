@@ -38,12 +38,17 @@ describe('a document from outside', () => {
     const local = new OutsideFetch({ mayReachLocal: true })
     open.push(backend, local)
     for (const path of ['/moved', '/large', '/never']) {
-      await expect(local.fetch(new URL(`http://127.0.0.1:${backend.port}${path}`), { ...limits, timeoutMs: 300 })).rejects.toMatchObject({ code: 'CONNECT_FAILED' })
+      await expect(local.fetch(
+        new URL(`http://127.0.0.1:${backend.port}${path}`), { ...limits, timeoutMs: 300 },
+      )).rejects.toMatchObject({ code: 'CONNECT_FAILED' })
     }
     await expect(local.fetch(new URL('file:///etc/passwd'), limits)).rejects.toBeInstanceOf(MeshError)
   })
 
-  it.each(['127.0.0.1', '127.9.9.9', '169.254.169.254', '0.0.0.0', '::1', '::', '::ffff:127.0.0.1', '::ffff:169.254.169.254', 'fe80::1', 'fe80::1%eth0', '224.0.0.1', '255.255.255.255', 'ff02::1', 'fd00:ec2::254', 'nonsense'])('never comes from %s', (ip) => {
+  it.each([
+    '127.0.0.1', '127.9.9.9', '169.254.169.254', '0.0.0.0', '::1', '::', '::ffff:127.0.0.1', '::ffff:169.254.169.254', 'fe80::1',
+    'fe80::1%eth0', '224.0.0.1', '255.255.255.255', 'ff02::1', 'fd00:ec2::254', 'nonsense',
+  ])('never comes from %s', (ip) => {
     expect(isForbiddenAddress(ip)).toBe(true)
   })
 
@@ -56,9 +61,14 @@ describe('a key set', () => {
   const key = { kty: 'RSA', n: 'AQAB', e: 'AQAB', kid: 'a' }
 
   it('has only public keys, so many and so large', () => {
-    expect(readKeySet(JSON.stringify({ keys: [{ ...key, d: 'secret' }, { kty: 'oct', k: 'x' }] })).find.jwks().keys).toEqual([key])
+    expect(readKeySet(JSON.stringify({
+      keys: [{ ...key, d: 'secret' }, { kty: 'oct', k: 'x' }],
+    })).find.jwks().keys).toEqual([key])
     expect(readKeySet(JSON.stringify({ keys: Array.from({ length: 5_000 }, () => key) })).find.jwks().keys).toHaveLength(100)
-    for (const bad of ['', '[]', '{}', '{"keys":[]}', '{"keys":[1,null,"x"]}', JSON.stringify({ keys: [{ ...key, n: 'A'.repeat(10_000) }] }), ' '.repeat(300_000), `{"keys":${'['.repeat(10_000)}`]) {
+    for (const bad of [
+      '', '[]', '{}', '{"keys":[]}', '{"keys":[1,null,"x"]}', JSON.stringify({ keys: [{ ...key, n: 'A'.repeat(10_000) }] }),
+      ' '.repeat(300_000), `{"keys":${'['.repeat(10_000)}`,
+    ]) {
       expect(() => readKeySet(bad)).toThrow(MeshError)
     }
   })

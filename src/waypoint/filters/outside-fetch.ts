@@ -53,7 +53,9 @@ export class OutsideFetch {
     this.#mayReachLocal = mayReachLocal
     this.#agent = new Agent({
       connections: 2, pipelining: 1, keepAliveTimeout: 10_000, maxHeaderSize: 32_768,
-      connect: { timeout: 5_000, ...(authorities !== undefined && { ca: authorities }), ...(!mayReachLocal && { lookup: guardedLookup }) },
+      connect: {
+        timeout: 5_000, ...(authorities !== undefined && { ca: authorities }), ...(!mayReachLocal && { lookup: guardedLookup }),
+      },
     })
   }
 
@@ -61,7 +63,9 @@ export class OutsideFetch {
     const host = url.hostname.replace(/^\[|\]$/g, '')
     // A name is looked up, and judged, when the connection is made; an address is not looked up.
     if (!this.#mayReachLocal && isIP(host) !== 0 && isForbiddenAddress(host)) throw away(url, 'that address may not be asked')
-    if ((url.protocol !== 'https:' && url.protocol !== 'http:') || url.username !== '' || url.password !== '') throw away(url, 'the URL may not be asked')
+    if ((url.protocol !== 'https:' && url.protocol !== 'http:') || url.username !== '' || url.password !== '') throw away(
+      url, 'the URL may not be asked',
+    )
     try {
       const { statusCode, body } = await request(url, {
         dispatcher: this.#agent, method: 'GET', headers: { accept: 'application/json', 'user-agent': 'sidestep' },

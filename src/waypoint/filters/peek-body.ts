@@ -1,5 +1,5 @@
-// The first bytes of a request's body, read ahead and given back, so that who forwards it finds all of it. Holds no more than asked for
-// and one chunk.
+// The first bytes of a request's body, read ahead and given back, so that who forwards it finds all of it. Holds no more than
+// asked for and one chunk.
 import type { Readable } from 'node:stream'
 import type { Clock } from '../../core/clock.ts'
 

@@ -27,7 +27,8 @@ type Limit = RateLimitSpec['limits'][number]
 
 function policy(limits: readonly Partial<Limit>[], more: Partial<RateLimitSpec> = {}): Record<string, RequestFilter> {
   return { [key]: { t: 'rateLimit', spec: {
-    scope: 'Local', whenStoreUnavailable: 'CountLocally', isDryRun: false, limits: limits.map((each) => ({ requests: 2, per: 60_000, by: [], ...each })), ...more,
+    scope: 'Local', whenStoreUnavailable: 'CountLocally', isDryRun: false,
+    limits: limits.map((each) => ({ requests: 2, per: 60_000, by: [], ...each })), ...more,
   } } }
 }
 
@@ -52,7 +53,9 @@ describe('a limit that is counted here', () => {
   it('lets so many through, then says 429, when to come back and what the limit is', async () => {
     const made = await world({ filters: policy([{}]) })
     const first = await fetch(made.url)
-    expect([first.status, first.headers.get('ratelimit-policy'), first.headers.get('ratelimit')]).toEqual([200, '"slow";q=2;w=60', '"slow";r=1;t=30'])
+    expect([first.status, first.headers.get('ratelimit-policy'), first.headers.get('ratelimit')]).toEqual([
+      200, '"slow";q=2;w=60', '"slow";r=1;t=30',
+    ])
     expect(first.headers.get('retry-after')).toBeNull()
     expect((await fetch(made.url)).status).toBe(200)
     const refused = await fetch(made.url)
@@ -78,12 +81,18 @@ describe('a limit that is counted here', () => {
       const as = async (uri: string, ip: string): Promise<number> => {
         made.context = contextOf({ caller: { identity: parseIdentity(uri), address: { ip, port: 1 }, workload: undefined } })
         // Whatever a client says of itself, its own count is what it has.
-        const answer = await fetch(made.url, { headers: { connection: 'close', 'x-forwarded-for': `9.9.9.${made.records.length}` } })
+        const answer = await fetch(
+          made.url, { headers: { connection: 'close', 'x-forwarded-for': `9.9.9.${made.records.length}` } },
+        )
         return answer.status
       }
-      const [a, b, c] = ['spiffe://cluster.local/ns/x/sa/a', 'spiffe://cluster.local/ns/x/sa/b', 'spiffe://cluster.local/ns/y/sa/a'] as const
+      const [a, b, c] = [
+        'spiffe://cluster.local/ns/x/sa/a', 'spiffe://cluster.local/ns/x/sa/b', 'spiffe://cluster.local/ns/y/sa/a',
+      ] as const
       const got = [await as(a, '10.0.0.1'), await as(a, '10.0.0.1'), await as(b, '10.0.0.2'), await as(c, '10.0.0.1')]
-      expect(got).toEqual({ Identity: [200, 429, 200, 200], Namespace: [200, 429, 429, 200], SourceIP: [200, 429, 200, 429] }[type])
+      expect(got).toEqual({
+        Identity: [200, 429, 200, 200], Namespace: [200, 429, 429, 200], SourceIP: [200, 429, 200, 429],
+      }[type])
     }
   })
 
@@ -91,10 +100,18 @@ describe('a limit that is counted here', () => {
     const match = (value: string) => [{ headers: [], query: [], cookies: [], path: { kind: 'prefix' as const, value } }]
     const made = await world({
       filters: policy([{ name: 'minute', requests: 3 }, { name: 'each', requests: 1, by: [{ type: 'Header', name: 'x-user' }] }]),
-      rules: [ruleOf({ origin: 'HTTPRoute shop/a', filters: [key], matches: match('/a') }), ruleOf({ origin: 'HTTPRoute shop/b', filters: [key], matches: match('/b') })],
+      rules: [
+        ruleOf({ origin: 'HTTPRoute shop/a', filters: [key], matches: match('/a') }),
+        ruleOf({ origin: 'HTTPRoute shop/b', filters: [key], matches: match('/b') }),
+      ],
     })
-    const get = async (path: string, user: string): Promise<number> => (await fetch(made.url + path, { headers: { 'x-user': user } })).status
-    expect([await get('/a', 'x'), await get('/a', 'x'), await get('/a', 'x'), await get('/a', 'y'), await get('/a', 'z'), await get('/a', 'w')]).toEqual([200, 429, 429, 200, 200, 429])
+    const get = async (
+      path: string, user: string,
+    ): Promise<number> => (await fetch(made.url + path, { headers: { 'x-user': user } })).status
+    expect([
+      await get('/a', 'x'), await get('/a', 'x'), await get('/a', 'x'), await get('/a', 'y'), await get('/a', 'z'),
+      await get('/a', 'w'),
+    ]).toEqual([200, 429, 429, 200, 200, 429])
     expect(await get('/b', 'x')).toBe(200)
   })
 
@@ -122,7 +139,10 @@ interface Redis {
 async function startRedis(socket?: string): Promise<Redis> {
   const directory = socket === undefined ? mkdtempSync(join(tmpdir(), 'sidestep-redis-')) : undefined
   const path = socket ?? join(directory ?? '', 'redis.sock')
-  const child = spawn('/usr/bin/redis-check-rdb', ['--port', '0', '--unixsocket', path, '--save', '', '--appendonly', 'no', '--dir', tmpdir()], { argv0: 'redis-server', stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = spawn(
+    '/usr/bin/redis-check-rdb', ['--port', '0', '--unixsocket', path, '--save', '', '--appendonly', 'no', '--dir', tmpdir()],
+    { argv0: 'redis-server', stdio: ['ignore', 'pipe', 'inherit'] },
+  )
   let out = ''
   const ready = Promise.withResolvers<void>()
   child.stdout.on('data', (chunk: Buffer) => {
@@ -148,7 +168,9 @@ describe('limits in a store that proxies share', () => {
     open.push(redis)
   })
 
-  const global = (limit: Partial<Limit> = {}, more: Partial<RateLimitSpec> = {}): Record<string, RequestFilter> => policy([limit], { scope: 'Global', ...more })
+  const global = (limit: Partial<Limit> = {}, more: Partial<RateLimitSpec> = {}): Record<string, RequestFilter> => policy(
+    [limit], { scope: 'Global', ...more },
+  )
   const ready = (made: World): Promise<unknown> => expect.poll(() => made.phases.stats().isLimitStoreReady).toBe(true)
 
   it('count for all proxies together', async () => {
@@ -162,7 +184,9 @@ describe('limits in a store that proxies share', () => {
     expect(refused.headers.get('ratelimit')).toMatch(/^"slow";r=0;t=\d+$/)
   })
 
-  it.each([['CountLocally', [200, 200, 429]], ['Allow', [200, 200, 200]], ['Deny', [503, 503, 503]]] as const)('%s without the store', async (whenStoreUnavailable, wanted) => {
+  it.each([
+    ['CountLocally', [200, 200, 429]], ['Allow', [200, 200, 200]], ['Deny', [503, 503, 503]],
+  ] as const)('%s without the store', async (whenStoreUnavailable, wanted) => {
     const made = await world({ filters: global({}, { whenStoreUnavailable }), settings: { limitStoreUrl: redis.url } })
     await ready(made)
     redis.process.kill('SIGKILL')
@@ -172,7 +196,10 @@ describe('limits in a store that proxies share', () => {
   })
 
   it('are found again when the store is, and do not wait for one that hangs', async () => {
-    const made = await world({ filters: global({ requests: 1_000 }, { whenStoreUnavailable: 'Deny' }), settings: { limitStoreUrl: redis.url, limitStoreTimeoutMs: 200 } })
+    const made = await world({
+      filters: global({ requests: 1_000 }, { whenStoreUnavailable: 'Deny' }),
+      settings: { limitStoreUrl: redis.url, limitStoreTimeoutMs: 200 },
+    })
     await ready(made)
     expect(await statuses(made, 1)).toEqual([200])
     redis.process.kill('SIGSTOP')
@@ -190,15 +217,22 @@ describe('limits in a store that proxies share', () => {
     open.push(store)
     await expect.poll(() => store.isReady).toBe(true)
     const signal = new AbortController().signal
-    const rules: RateRule[] = [{ kind: 'rate', name: 'a', limit: 5, windowMs: 3_600_000 }, { kind: 'rate', name: 'b', limit: 7, windowMs: 3_600_000, burst: 3 }]
+    const rules: RateRule[] = [
+      { kind: 'rate', name: 'a', limit: 5, windowMs: 3_600_000 },
+      { kind: 'rate', name: 'b', limit: 7, windowMs: 3_600_000, burst: 3 },
+    ]
     let round = 0
-    await fc.assert(fc.asyncProperty(fc.array(fc.tuple(fc.subarray([0, 1], { minLength: 1 }), fc.integer({ min: 1, max: 3 })), { maxLength: 12 }), async (takes) => {
+    await fc.assert(fc.asyncProperty(fc.array(
+      fc.tuple(fc.subarray([0, 1], { minLength: 1 }), fc.integer({ min: 1, max: 3 })), { maxLength: 12 },
+    ), async (takes) => {
       const key = `round-${round++}`
       const local = new LocalLimiter({ maxKeys: 10 })
       for (const [which, cost] of takes) {
         const uses: LimitUse[] = which.map((i) => ({ rule: rules[i] ?? rules[0] as RateRule, key, cost }))
         const [here, there] = [local.take(uses, systemClock.nowMs()), await store.take(uses, signal)]
-        expect(there.map(({ isAllowed, remaining }) => ({ isAllowed, remaining }))).toEqual(here.map(({ isAllowed, remaining }) => ({ isAllowed, remaining })))
+        expect(there.map(({ isAllowed, remaining }) => ({ isAllowed, remaining }))).toEqual(here.map((
+          { isAllowed, remaining }
+        ) => ({ isAllowed, remaining })))
       }
     }), { numRuns: 40 })
   })
@@ -209,7 +243,9 @@ describe('limits in a store that proxies share', () => {
     await expect.poll(() => store.isReady).toBe(true)
     const quota = (name: string, limit: number): LimitUse => ({ rule: { kind: 'quota', name, limit, period: 'month' }, key: 'k' })
     const signal = new AbortController().signal
-    const take = async (...uses: LimitUse[]): Promise<unknown> => (await store.take(uses, signal)).map(({ isAllowed, remaining }) => [isAllowed, remaining])
+    const take = async (...uses: LimitUse[]): Promise<unknown> => (await store.take(uses, signal)).map((
+      { isAllowed, remaining }
+    ) => [isAllowed, remaining])
     expect(await take(quota('a', 2), quota('b', 1))).toEqual([[true, 1], [true, 0]])
     expect(await take(quota('a', 2), quota('b', 1))).toEqual([[true, 1], [false, 0]])
     expect(await take(quota('a', 2))).toEqual([[true, 0]])

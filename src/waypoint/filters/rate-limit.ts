@@ -1,6 +1,6 @@
-// Rate limits of a route: counted here, or with all other proxies in a shared store. What counts is who a request is known to be by
-// now: a verified identity, a verified claim, an address that trusted proxies vouch for. A limit in dry run is counted and told, and
-// refuses nobody. Memory is bounded whatever values clients send; so is the time that a store may take.
+// Rate limits of a route: counted here, or with all other proxies in a shared store. What counts is who a request is known to be
+// by now: a verified identity, a verified claim, an address that trusted proxies vouch for. A limit in dry run is counted and
+// told, and refuses nobody. Memory is bounded whatever values clients send; so is the time that a store may take.
 import type { Clock } from '../../core/clock.ts'
 import { describeError } from '../../core/errors.ts'
 import type { RateLimitSpec } from '../../model/manifest-traffic-policy.ts'
@@ -70,7 +70,8 @@ export class RateLimits {
     if (!refused) return undefined
     passage.record.because('rateLimited', refused.rule.name)
     return localAnswer(passage.request, {
-      status: 429, grpcStatus: 8, message: 'too many requests', body: { type: 'application/problem+json', text: quotaExceededProblem(states) },
+      status: 429, grpcStatus: 8, message: 'too many requests',
+      body: { type: 'application/problem+json', text: quotaExceededProblem(states) },
     })
   }
 
@@ -82,7 +83,9 @@ export class RateLimits {
   async #takeTogether(uses: readonly Use[]): Promise<Taken> {
     const asked = await this.#askStore(uses)
     if (asked.t === 'states') return asked
-    const without = (mode: Spec['whenStoreUnavailable']): Use[] => uses.filter(({ filter }) => filter.spec.whenStoreUnavailable === mode)
+    const without = (mode: Spec['whenStoreUnavailable']): Use[] => uses.filter(
+      ({ filter }) => filter.spec.whenStoreUnavailable === mode,
+    )
     if (without('Deny').length > 0) return asked
     return { t: 'states', states: this.#takeLocally(without('CountLocally')) }
   }
@@ -111,14 +114,18 @@ export class RateLimits {
 
   async #tryDry(use: Use, { record }: Passage): Promise<void> {
     const { filter, index } = use
-    const taken = filter.spec.scope === 'Global' ? await this.#askStore([use]) : { t: 'states' as const, states: this.#takeLocally([use]) }
+    const taken = filter.spec.scope === 'Global' ? await this.#askStore([use]) : {
+      t: 'states' as const, states: this.#takeLocally([use]),
+    }
     const isRefused = taken.t === 'states' && taken.states.some(({ isAllowed }) => !isAllowed)
     if (isRefused) record.policyHit({ policy: filter.key, rule: index, as: 'dryRun' })
   }
 
   #refuseWithoutStore({ record, request }: Passage, because: string): Response {
     record.because('limitStoreAway', because)
-    return localAnswer(request, { status: 503, message: 'the limits of this request cannot be counted now', headers: [['retry-after', '1']] })
+    return localAnswer(
+      request, { status: 503, message: 'the limits of this request cannot be counted now', headers: [['retry-after', '1']] },
+    )
   }
 }
 
@@ -127,7 +134,10 @@ function usesOf(filter: Filter, passage: Passage, { origin }: HttpRule): readonl
   return filter.spec.limits.flatMap(({ by }, index) => {
     const rule = rules[index]
     // The same policy at two routes, or two targets, counts for each of them; a dry run beside the real one is another count.
-    const key = limitKey([filter.key, String(index), passage.chain.key, origin, filter.spec.isDryRun ? 'dry' : undefined, ...by.map((each) => valueOf(each, passage))])
+    const key = limitKey([
+      filter.key, String(index), passage.chain.key, origin, filter.spec.isDryRun ? 'dry' : undefined,
+      ...by.map((each) => valueOf(each, passage)),
+    ])
     return rule ? [{ rule, filter, index, key }] : []
   })
 }
@@ -137,7 +147,8 @@ function rulesOf({ key, spec }: Filter): readonly RateRule[] {
   if (known) return known
   const policy = key.slice(key.lastIndexOf('/') + 1)
   const rules = spec.limits.map(({ name, requests, per, burst }, index): RateRule => ({
-    kind: 'rate', name: name ?? (spec.limits.length === 1 ? policy : `${policy}-${index + 1}`), limit: requests, windowMs: per, ...(burst !== undefined && { burst }),
+    kind: 'rate', name: name ?? (spec.limits.length === 1 ? policy : `${policy}-${index + 1}`), limit: requests, windowMs: per,
+    ...(burst !== undefined && { burst }),
   }))
   compiled.set(spec, rules)
   return rules

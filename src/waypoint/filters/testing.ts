@@ -1,5 +1,5 @@
-// A small waypoint for the tests of this directory and of phases.ts: a front on a loopback port, the phases, and a forwarder that sends
-// to loopback ports without balancing or retries. Records are kept to be looked at. Never imported by anything but tests.
+// A small waypoint for the tests of this directory and of phases.ts: a front on a loopback port, the phases, and a forwarder that
+// sends to loopback ports without balancing or retries. Records are kept to be looked at. Never imported by anything but tests.
 import { createServer as createHttpServer } from 'node:http'
 import type { RequestListener } from 'node:http'
 import { createServer } from 'node:net'
@@ -42,7 +42,8 @@ export interface SeenRecord {
 export function serviceAt(name: string, port = 80, namespace = 'shop'): Service {
   return {
     name, namespace, hostname: `${name}.${namespace}.svc.cluster.local`, addresses: [{ network: '', ip: '10.96.0.20' }],
-    ports: [{ servicePort: port, targetPort: port, appProtocol: 'http11' }], subjectAltNames: [], ipFamilies: 'automatic', isCanonical: true, isNamespaceLocal: false,
+    ports: [{ servicePort: port, targetPort: port, appProtocol: 'http11' }], subjectAltNames: [], ipFamilies: 'automatic',
+    isCanonical: true, isNamespaceLocal: false,
   }
 }
 
@@ -52,15 +53,21 @@ export const frontend = parseIdentity('spiffe://cluster.local/ns/shop/sa/fronten
 export const waypointIdentity = parseIdentity('spiffe://cluster.local/ns/shop/sa/waypoint')
 
 export function listenerTarget(protocol: 'http' | 'https' = 'http'): Target & { t: 'listener' } {
-  const listener: GatewayListener = { key: 'Gateway shop/edge/web', gateway: { namespace: 'shop', name: 'edge' }, name: 'web', port: 8080, protocol }
+  const listener: GatewayListener = {
+    key: 'Gateway shop/edge/web', gateway: { namespace: 'shop', name: 'edge' }, name: 'web', port: 8080, protocol,
+  }
   return { t: 'listener', listener }
 }
 
 export function contextOf(more: Partial<ConnectionContext> = {}): ConnectionContext {
-  return { caller: { identity: frontend, address: { ip: '10.1.0.7', port: 40_000 }, workload: undefined }, target: shopTarget, ...more }
+  return {
+    caller: { identity: frontend, address: { ip: '10.1.0.7', port: 40_000 }, workload: undefined }, target: shopTarget, ...more,
+  }
 }
 
-const outsider: ConnectionContext['caller'] = { identity: undefined, address: { ip: '203.0.113.9', port: 50_000 }, workload: undefined }
+const outsider: ConnectionContext['caller'] = {
+  identity: undefined, address: { ip: '203.0.113.9', port: 50_000 }, workload: undefined,
+}
 
 /** A client that comes to a listener and proved nothing. */
 export function outsideContext(more: Partial<ConnectionContext> = {}): ConnectionContext {
@@ -119,7 +126,9 @@ export async function startWorld(parts: WorldParts, backings: readonly Backing[]
     filter: (key) => config.filters?.[key],
     provider: (name) => config.providers?.find((each) => each.name === name),
   }
-  const upstreams = new Map<string, Upstream>(backings.map(({ service, port, protocol = 'http1' }) => [serviceKey(service), openUpstream({
+  const upstreams = new Map<string, Upstream>(backings.map(({
+    service, port, protocol = 'http1',
+  }) => [serviceKey(service), openUpstream({
     protocol, clock: systemClock, connect: () => dial(port), connectTimeoutMs: 2_000, idleTimeoutMs: 10_000, maxConnections: 50,
   })]))
   const records: SeenRecord[] = []
@@ -131,13 +140,16 @@ export async function startWorld(parts: WorldParts, backings: readonly Backing[]
     return world.intercept?.(plan)
   }, (plan, body) => mirrored.push({ plan, body: body && Buffer.from(body).toString() }))
   const phases = composePhases({ counters: new WaypointMetrics(),
-    chains, forwarder, clock: parts.clock ?? systemClock, random: parts.random ?? Math.random, own: () => waypointIdentity, log: silentLogger,
+    chains, forwarder, clock: parts.clock ?? systemClock, random: parts.random ?? Math.random, own: () => waypointIdentity,
+    log: silentLogger,
     serviceOf: (name) => services.find((service) => serviceKey(service) === serviceKey(name)),
     records: { begin: () => recordInto(records), carry: () => recordInto(records) },
     settings: { ...defaultPhaseSettings, mayFetchLocally: true, ...parts.settings },
   })
   const errors: unknown[] = []
-  const front = new HttpFront<ConnectionContext>({ clock: systemClock, handler: phases.handler, onHandlerError: (error) => errors.push(error) })
+  const front = new HttpFront<ConnectionContext>({
+    clock: systemClock, handler: phases.handler, onHandlerError: (error) => errors.push(error),
+  })
   const server = createServer({ allowHalfOpen: true }, (socket) => {
     void front.detectAndServe(socket, { connection: world.context, scheme: 'http' }).then(({ t }) => {
       if (t !== 'http1' && t !== 'http2') socket.destroy()
@@ -145,7 +157,8 @@ export async function startWorld(parts: WorldParts, backings: readonly Backing[]
   })
   const port = await listen(server)
   const world: World = {
-    port, url: `http://127.0.0.1:${port}`, records, mirrored, plans, phases, errors, context: parts.context ?? contextOf(), intercept: undefined,
+    port, url: `http://127.0.0.1:${port}`, records, mirrored, plans, phases, errors, context: parts.context ?? contextOf(),
+    intercept: undefined,
     change(more) {
       config = { ...config, ...more }
       chain = chainOf(config)
@@ -162,7 +175,10 @@ export async function startWorld(parts: WorldParts, backings: readonly Backing[]
 
 function chainOf({ rules, tables, policies = [], jwtRules = [] }: WorldParts): Chain {
   const all = tables ?? (rules ? [{ key: 'shop/web', hostnames: [], http: rules, tcp: [], hasDefault: false }] : [])
-  return { key: 'shop/web.shop.svc.cluster.local:80', routes: new Routes(all), tcp: new TcpRoutes(all), authorizer: new L7Authorizer(policies), jwtRules, hasHttpRules: true }
+  return {
+    key: 'shop/web.shop.svc.cluster.local:80', routes: new Routes(all), tcp: new TcpRoutes(all),
+    authorizer: new L7Authorizer(policies), jwtRules, hasHttpRules: true,
+  }
 }
 
 function doubleOf(
@@ -178,11 +194,17 @@ function doubleOf(
       if (!upstream) return { t: 'failed', status: 503, because: 'noHealthyBackend', message: 'no backend is there' }
       const outcome = await upstream.send({
         ...head, trailers: request.trailers, acceptsTrailers: request.acceptsTrailers, signal: request.signal,
-        ...(request.hasBody && { body: request.body }), ...(request.contentLength !== undefined && { contentLength: request.contentLength }),
-        ...(request.upgrade !== undefined && { upgrade: request.upgrade }), onInformation: (status, headers) => request.inform(status, headers),
+        ...(request.hasBody && { body: request.body }),
+        ...(request.contentLength !== undefined && { contentLength: request.contentLength }),
+        ...(request.upgrade !== undefined && { upgrade: request.upgrade }),
+        onInformation: (status, headers) => request.inform(status, headers),
       })
       if (outcome.t !== 'failure') return outcome
-      return { t: 'failed', status: outcome.kind === 'timeout' ? 504 : 503, because: outcome.kind === 'connectFailure' ? 'connectFailure' : 'upstreamReset', message: `the backend failed: ${outcome.kind}` }
+      return {
+        t: 'failed', status: outcome.kind === 'timeout' ? 504 : 503,
+        because: outcome.kind === 'connectFailure' ? 'connectFailure' : 'upstreamReset',
+        message: `the backend failed: ${outcome.kind}`,
+      }
     },
     mirror: onMirror,
     connect: () => Promise.reject(new Error('not here')),
@@ -191,7 +213,9 @@ function doubleOf(
 }
 
 function recordInto(records: SeenRecord[]): LiveRecord {
-  const seen: SeenRecord = { rule: undefined, service: undefined, reasons: [], hits: [], delayedMs: 0, answered: undefined, end: undefined }
+  const seen: SeenRecord = {
+    rule: undefined, service: undefined, reasons: [], hits: [], delayedMs: 0, answered: undefined, end: undefined,
+  }
   records.push(seen)
   return {
     routed: (rule) => void (seen.rule = rule?.name),
@@ -242,6 +266,8 @@ export interface Echoed {
 }
 
 export function responseOf(status: number, headers: HeaderMap, body = ''): ForwardOutcome {
-  return { t: 'response', status, headers, body: Readable.from([Buffer.from(body)], { objectMode: false }), trailers: () => undefined }
+  return {
+    t: 'response', status, headers, body: Readable.from([Buffer.from(body)], { objectMode: false }), trailers: () => undefined,
+  }
 }
 

@@ -51,7 +51,9 @@ function afterPrefix(value: string, prefix: string): string | undefined {
 }
 
 /** The query afterwards; headers and cookies are changed in place. */
-export function removeToken({ headers, query }: { readonly headers: HeaderMap; readonly query: string }, { place }: FoundToken): string {
+export function removeToken(
+  { headers, query }: { readonly headers: HeaderMap; readonly query: string }, { place }: FoundToken,
+): string {
   switch (place.kind) {
     case 'header':
       headers.delete(place.name)
