@@ -32,6 +32,8 @@ interface Entry {
   text: string | undefined
   fetchedMs: number
   triedMs: number
+  /** For a key that was not known. */
+  soughtMs: number
   failures: number
   pending: Promise<void> | undefined
 }
@@ -73,7 +75,10 @@ export class IssuerKeys {
     const entry = this.#entryOf(rule)
     const now = this.#options.clock.monotonicMs()
     if (entry.pending) await entry.pending
-    else if (entry.keys === known && now - entry.triedMs >= this.#options.cooldownMs) await this.#fetch(entry, rule)
+    else if (entry.keys === known && now - entry.soughtMs >= this.#options.cooldownMs) {
+      entry.soughtMs = now
+      await this.#fetch(entry, rule)
+    }
     return entry.keys === known ? undefined : entry.keys
   }
 
@@ -102,7 +107,7 @@ export class IssuerKeys {
     const key = jwksUri ?? `\n${issuer}`
     let entry = this.#entries.get(key)
     if (!entry) {
-      entry = { keys: undefined, text: undefined, fetchedMs: 0, triedMs: 0, failures: 0, pending: undefined }
+      entry = { keys: undefined, text: undefined, fetchedMs: 0, triedMs: 0, soughtMs: Number.NEGATIVE_INFINITY, failures: 0, pending: undefined }
       if (this.#entries.size >= mostIssuers) {
         for (const oldest of this.#entries.keys()) {
           this.#entries.delete(oldest)
