@@ -39,6 +39,14 @@ test('every record that is written is read back by another reader of DNS', () =>
   }))
 })
 
+test('what is not there says so with authority, and how long that may be kept', () => {
+  const soa: Answer = { type: 'SOA', owner: 'example', ttl: 5, primary: 'ns.example', contact: 'admin.example', serial: 7, minimumTtl: 5 }
+  const asked = readQuery(query('a.example'))
+  const packet = asked && decode(writeAnswer(asked, [], 'udp', 'NXDOMAIN', soa))
+  expect(packet).toMatchObject({ rcode: 'NXDOMAIN', flag_aa: true, answers: [], authorities: [{ name: 'example', type: 'SOA', ttl: 5, data: { mname: 'ns.example', rname: 'admin.example', serial: 7, minimum: 5 } }] })
+  expect(decode(serverFailure(query('a.example'), 'REFUSED'))).toMatchObject({ rcode: 'REFUSED', questions: [{ name: 'a.example' }] })
+})
+
 test('a failure answers anything that has a header', () => {
   expect(decode(serverFailure(query('a.example')))).toMatchObject({ id: 9, type: 'response', rcode: 'SERVFAIL', questions: [{ name: 'a.example' }] })
   fc.assert(fc.property(fc.uint8Array({ minLength: 12, maxLength: 100 }), (bytes) => {

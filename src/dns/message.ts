@@ -30,7 +30,10 @@ const typeNumbers = {
 export type RecordType = keyof typeof typeNumbers | 'other'
 const typeNames: ReadonlyMap<number, RecordType> = new Map(Object.entries(typeNumbers).map(([name, number]) => [number, name as RecordType]))
 
-const rcodes = { NOERROR: 0, SERVFAIL: 2 } as const
+/** Refresh, retry and expiry of an SOA, in seconds: nobody transfers our zones. */
+const zoneTransferTimes = [7200, 1800, 86_400] as const
+
+const rcodes = { NOERROR: 0, FORMERR: 1, SERVFAIL: 2, NXDOMAIN: 3, NOTIMP: 4, REFUSED: 5 } as const
 export type ResponseCode = keyof typeof rcodes
 
 export interface Query {
@@ -51,6 +54,8 @@ export type Answer = { readonly owner?: string; readonly ttl: number } & (
   | { readonly type: 'A' | 'AAAA'; readonly ip: string }
   | { readonly type: 'CNAME' | 'PTR'; readonly target: string }
   | { readonly type: 'SRV'; readonly priority: number; readonly weight: number; readonly port: number; readonly target: string }
+  /** Seconds, as RFC 1035 section 3.3.13 has them; `minimumTtl` is how long a client may keep that something is not there. */
+  | { readonly type: 'SOA'; readonly primary: string; readonly contact: string; readonly serial: number; readonly minimumTtl: number }
 )
 
 interface Question {
@@ -121,26 +126,28 @@ function limitOf(query: Query, transport: 'udp' | 'tcp'): number {
 
 /**
  * The answer's bytes. Over UDP it has as many records as the client takes, with TC set where some are left out, so that it
- * asks again over TCP; resolvers that cannot (musl before 1.2.4) use what is there.
+ * asks again over TCP; resolvers that cannot (musl before 1.2.4) use what is there. `authority` goes to the authority section if
+ * there is room.
  */
-export function writeAnswer(query: Query, answers: readonly Answer[], transport: 'udp' | 'tcp', rcode: ResponseCode = 'NOERROR'): Buffer {
+export function writeAnswer(query: Query, answers: readonly Answer[], transport: 'udp' | 'tcp', rcode: ResponseCode = 'NOERROR', authority?: Answer): Buffer {
   const writer = new AnswerWriter(limitOf(query, transport), query)
   const written = answers.findIndex((answer) => !writer.add(answer))
   const isCut = written >= 0 && transport === 'udp'
+  if (authority) writer.add(authority, 'authority')
   const recursion = query.isRecursionDesired ? flagRecursionDesired : 0
   // A failure is nobody's authoritative word.
-  const authority = rcode === 'NOERROR' ? flagAuthoritative : 0
-  return writer.finish(flagResponse | authority | recursion | flagRecursionAvailable | (isCut ? flagTruncated : 0) | rcodes[rcode])
+  const isAuthoritative = rcode === 'NOERROR' || rcode === 'NXDOMAIN' ? flagAuthoritative : 0
+  return writer.finish(flagResponse | isAuthoritative | recursion | flagRecursionAvailable | (isCut ? flagTruncated : 0) | rcodes[rcode])
 }
 
-/** SERVFAIL for any message that has a header; its question comes back if it has exactly one that can be read. */
-export function serverFailure(message: Uint8Array): Buffer {
+/** SERVFAIL, or what `rcode` says, for any message that has a header; its question comes back if it has exactly one that can be read. */
+export function serverFailure(message: Uint8Array, rcode: ResponseCode = 'SERVFAIL'): Buffer {
   const words = view(message)
   const question = words.getUint16(4) === 1 ? readQuestion(message) : undefined
   const answer = Buffer.alloc(question?.end ?? headerBytes)
   answer.set(message.subarray(0, answer.length))
   answer.fill(0, 6, headerBytes)
-  answer.writeUInt16BE(flagResponse | (words.getUint16(2) & (opcodeMask | flagRecursionDesired)) | flagRecursionAvailable | rcodes.SERVFAIL, 2)
+  answer.writeUInt16BE(flagResponse | (words.getUint16(2) & (opcodeMask | flagRecursionDesired)) | flagRecursionAvailable | rcodes[rcode], 2)
   answer.writeUInt16BE(question ? 1 : 0, 4)
   return answer
 }
@@ -151,7 +158,7 @@ class AnswerWriter {
   readonly #names = new Map<string, number>()
   readonly #end: number
   #at: number
-  #count = 0
+  readonly #counts = { answer: 0, authority: 0 }
 
   constructor(limit: number, query: Query) {
     this.#buffer = Buffer.allocUnsafe(limit)
@@ -162,7 +169,7 @@ class AnswerWriter {
   }
 
   /** False, and nothing changed, where the record does not fit. */
-  add(answer: Answer): boolean {
+  add(answer: Answer, section: 'answer' | 'authority' = 'answer'): boolean {
     const start = this.#at
     const data = dataOf(answer)
     const owner = answer.owner === undefined ? undefined : this.#names.get(answer.owner)
@@ -178,7 +185,7 @@ class AnswerWriter {
     this.#at = at + data.length
     // A pointer has 14 bits.
     if (answer.owner !== undefined && owner === undefined && start < 0x4000) this.#names.set(answer.owner, start)
-    this.#count++
+    this.#counts[section]++
     return true
   }
 
@@ -188,8 +195,8 @@ class AnswerWriter {
     buffer.writeUInt16BE(id, 0)
     buffer.writeUInt16BE(flags, 2)
     buffer.writeUInt16BE(1, 4)
-    buffer.writeUInt16BE(this.#count, 6)
-    buffer.writeUInt16BE(0, 8)
+    buffer.writeUInt16BE(this.#counts.answer, 6)
+    buffer.writeUInt16BE(this.#counts.authority, 8)
     buffer.writeUInt16BE(udpBytes === undefined ? 0 : 1, 10)
     if (udpBytes === undefined) return buffer.subarray(0, this.#at)
     let at = buffer.writeUInt8(0, this.#at)
@@ -239,6 +246,13 @@ function dataOf(answer: Answer): Uint8Array | undefined {
       head.writeUInt16BE(answer.weight, 2)
       head.writeUInt16BE(answer.port, 4)
       return Buffer.concat([head, target])
+    }
+    case 'SOA': {
+      const [primary, contact] = [nameBytes(answer.primary), nameBytes(answer.contact)]
+      if (!primary || !contact) return undefined
+      const times = Buffer.alloc(20)
+      for (const [index, value] of [answer.serial, ...zoneTransferTimes, answer.minimumTtl].entries()) times.writeUInt32BE(value, index * 4)
+      return Buffer.concat([primary, contact, times])
     }
   }
 }

@@ -2,7 +2,7 @@
 // fixed neighbours, so there is no ARP, no duplicate address detection and nothing to wait for. The node's end of a
 // pod's link has a known name and index.
 import {
-  nodeIps, nodeLinkMac, podGateway, podIps, podMac, podRangeOfNode, podRanges, serviceRanges, underlayIps,
+  clusterDns, nodeIps, nodeLinkMac, podGateway, podIps, podMac, podRangeOfNode, podRanges, serviceRanges, underlayIps,
 } from './addresses.ts'
 
 export const bridgeName = 'br0'
@@ -36,13 +36,18 @@ export function podLinkIndex(host: number): number {
   return 1000 + host
 }
 
-/** In the underlay: the bridge, its own addresses, and ways to all nodes' pods. */
+/**
+ * In the underlay: the bridge, its own addresses, and those of the cluster's name server, which nodes reach as they reach everything
+ * outside. These are on another link than the bridge, so that nothing sent from here takes them for its source.
+ */
 export function underlayLines(): string[] {
   return [
     `link add ${bridgeName} type bridge forward_delay 0`,
     `addr add ${underlayIps.v4}/16 dev ${bridgeName}`,
     `addr add ${underlayIps.v6}/64 dev ${bridgeName} nodad`,
     `link set ${bridgeName} up`,
+    `addr add ${clusterDns.v4}/32 dev lo`,
+    `addr add ${clusterDns.v6}/128 dev lo nodad preferred_lft 0`,
   ]
 }
 

@@ -1,4 +1,5 @@
 // What a local mesh is started with. Shapes only.
+import type { SocketAddr } from '../core/address.ts'
 import type { Logger } from '../core/log.ts'
 import type { PublishOption } from '../model/publish.ts'
 import type { RuntimeFacts } from '../model/running-pod.ts'
@@ -26,6 +27,8 @@ export interface LocalMeshOptions {
   readonly controlPlane?: boolean
   /** Further variables of the control plane (src/controlplane/config.ts); they win over ours. */
   readonly controlPlaneEnvironment?: Readonly<Record<string, string>>
+  /** Whom pods' questions about names outside go to; this machine's name servers unless told. */
+  readonly nameServers?: readonly SocketAddr[]
   /** PATH of containers and ztunnels. */
   readonly hostPath?: string
   readonly logger: Logger

@@ -144,7 +144,7 @@ export class LocalMesh {
       if (!self) throw new MeshError('SYSCALL_FAILED', 'cannot read /proc/self/stat')
       const ztunnel = (options.mesh ?? true) ? [...(options.ztunnelCommand ?? defaultZtunnel())] : []
       writeRecord(paths.daemon, { process: self, nodes: Array.from({ length: count }, (_, i) => nodeName(i + 1)), ztunnel })
-      const topology = await makeTopology(paths, count, options.logger)
+      const topology = await makeTopology(paths, count, options.logger, options.nameServers)
       mesh = new LocalMesh(options, paths, lock, topology)
       await mesh.#begin(options)
       return mesh
@@ -224,6 +224,7 @@ export class LocalMesh {
     void this.#syncServices()
     const facts = runtimeFacts(this.#pods.pods, this.#desired.services, this.#addresses)
     this.#facts.update(facts)
+    this.#topology.dns.update(this.#desired.services, facts)
     this.#onFacts?.(facts)
     this.#report()
   }
@@ -268,7 +269,7 @@ export class LocalMesh {
   /** Replaces a Gateway's pods one after the other. NOT_FOUND if its pods are not made here. */
   restartGateway(namespace: string, name: string): void {
     const id = `${namespace}/${name}`
-    if (this.#desired.generated.gateways.get(id)?.isOurs !== true) throw new MeshError('NOT_FOUND', `there is no Gateway ${id} whose pods this mesh makes`)
+    if (this.#desired.generated.gateways.get(id)?.madeBy !== 'us') throw new MeshError('NOT_FOUND', `there is no Gateway ${id} whose pods this mesh makes`)
     this.#gateways.restart(id, new Date().toISOString())
     this.#schedule()
   }
@@ -338,10 +339,7 @@ export class LocalMesh {
     return meshStatus({
       name: this.name, isReady: this.isReady, isMeshed: this.#isMeshed, nodes: this.#topology.nodes, pods: this.#pods, desired: this.#desired,
       objects: this.#catalogue.objects, published: this.#publisher.status(),
-      adminSocket: (id) => {
-        const pod = this.#pods.pods.get(id)
-        return pod && gatewayAdminSocket(this.paths, pod.options.uid)
-      },
+      adminSocket: ({ options: { uid } }) => gatewayAdminSocket(this.paths, uid),
       addresses: this.#addresses, problems: this.#addressProblems, controlPlane: this.#controlPlane?.summary() ?? { state: 'off' },
     })
   }
@@ -397,7 +395,7 @@ export class LocalMesh {
     clearInterval(this.#lostTimer)
     this.#publisher.close()
     await this.#pods.stopAll(graceMs)
-    const { nodes, underlay } = this.#topology
+    const { nodes, underlay, dns } = this.#topology
     const controlPlaneStopped = this.#controlPlane?.stop()
     await Promise.all(nodes.map(async (node) => {
       await node.ztunnel?.stop()
@@ -410,8 +408,7 @@ export class LocalMesh {
       await node.sandbox.stop()
     }))
     await controlPlaneStopped
-    await this.#facts.close()
-    await this.#dialer.close()
+    await Promise.all([this.#facts.close(), this.#dialer.close(), dns.close()])
     await underlay.stop()
     removeState(this.paths)
     await this.#lock.release()

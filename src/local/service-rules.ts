@@ -2,7 +2,7 @@
 // namespace, for pods' traffic and for the node's own. Pure: one full ruleset in, one transaction out.
 import { isIpv6Address } from '../core/address.ts'
 import type { IpPair } from './addresses.ts'
-import { serviceRanges } from './addresses.ts'
+import { clusterDns, serviceRanges } from './addresses.ts'
 
 export interface ServicePort {
   readonly protocol: 'TCP' | 'UDP'
@@ -18,6 +18,8 @@ export interface ServiceRoute {
 }
 
 const table = 'sidestep'
+/** Of one pod, a second, with the mesh's name server; what is above is lost, as it may be. */
+const dnsRates = { queries: 1000, connections: 200 } as const
 
 /**
  * The whole ruleset of one node; applying it replaces the previous one atomically. Established flows keep their
@@ -55,12 +57,26 @@ export function serviceRules(services: readonly ServiceRoute[], node: IpPair): s
     `    ct status dnat ip6 saddr . ip6 daddr @hairpins6 snat ip6 to ${node.v6}`,
     '  }',
     '  chain unserved {',
+    // Served by the mesh itself, unless a Service with that address is.
+    `    ip daddr ${clusterDns.v4} meta l4proto { tcp, udp } th dport 53 accept`,
+    `    ip6 daddr ${clusterDns.v6} meta l4proto { tcp, udp } th dport 53 accept`,
     `    ip daddr ${serviceRanges.v4} meta l4proto tcp reject with tcp reset`,
     `    ip6 daddr ${serviceRanges.v6} meta l4proto tcp reject with tcp reset`,
     `    ip daddr ${serviceRanges.v4} reject`,
     `    ip6 daddr ${serviceRanges.v6} reject`,
     '  }',
-    '  chain forwarded { type filter hook forward priority filter; policy accept; jump unserved; }',
+    // The name server has one queue for all pods: by its link, whose name no pod can choose, each has its share of it.
+    '  set askers { type ifname; size 512; flags dynamic; }',
+    '  set callers { type ifname; size 512; flags dynamic; }',
+    '  chain asked {',
+    `    meta l4proto udp update @askers { iifname limit rate over ${dnsRates.queries}/second burst ${dnsRates.queries} packets } drop`,
+    `    tcp flags & (syn | ack) == syn update @callers { iifname limit rate over ${dnsRates.connections}/second burst ${dnsRates.connections} packets } drop`,
+    '  }',
+    '  chain forwarded { type filter hook forward priority filter; policy accept;',
+    `    ip daddr ${clusterDns.v4} th dport 53 jump asked`,
+    `    ip6 daddr ${clusterDns.v6} th dport 53 jump asked`,
+    '    jump unserved',
+    '  }',
     '  chain sent { type filter hook output priority filter; policy accept; jump unserved; }',
     '}',
     '',

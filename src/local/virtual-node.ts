@@ -1,10 +1,12 @@
 // A virtual node: a network namespace on the underlay that routes for its pods and balances services for them, with an
 // optional ztunnel beside. It knows addresses and rules, not pods.
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { SocketAddr } from '../core/address.ts'
 import type { Logger } from '../core/log.ts'
 import { describeError } from '../core/errors.ts'
 import { HostNumbers, nodeIps, nodeName, type IpPair } from './addresses.ts'
 import type { EnrolmentAgent } from './agent.ts'
+import { DnsServer } from './dns-server.ts'
 import { nodeLines, nodePortLines, nodeSysctls, underlayLines } from './links.ts'
 import { Sandbox } from './sandbox.ts'
 import { serviceRules, type ServiceRoute } from './service-rules.ts'
@@ -67,10 +69,12 @@ export class VirtualNode {
 export interface Topology {
   readonly underlay: Sandbox
   readonly nodes: readonly VirtualNode[]
+  /** At the cluster DNS address, from everywhere in the mesh. */
+  readonly dns: DnsServer
 }
 
-/** Makes the underlay and `count` nodes on it. What was made before a failure is recorded and removed by cleanup. */
-export async function makeTopology(paths: StatePaths, count: number, logger: Logger): Promise<Topology> {
+/** Makes the underlay, `count` nodes on it, and the name server, which asks `nameServers` in the place of this machine's. What was made before a failure is recorded and removed by cleanup. */
+export async function makeTopology(paths: StatePaths, count: number, logger: Logger, nameServers?: readonly SocketAddr[]): Promise<Topology> {
   const underlay = await Sandbox.start({
     paths, role: 'underlay', id: 'underlay', label: 'underlay', hostname: 'underlay', isPod: false, sysctls: nodeSysctls,
   })
@@ -85,5 +89,7 @@ export async function makeTopology(paths: StatePaths, count: number, logger: Log
   await underlay.ip([...underlayLines(), ...nodes.flatMap((node) => nodePortLines(node.index, node.sandbox.pid))])
   await Promise.all(nodes.map((node) => node.sandbox.ip(nodeLines(node.index, count))))
   await Promise.all(nodes.map((node) => node.setServices([])))
-  return { underlay, nodes }
+  // Last: cleanup finds everything but sockets of our own.
+  const dns = await DnsServer.start({ netns: underlay.netns, logger, ...(nameServers && { nameServers }) })
+  return { underlay, nodes, dns }
 }
