@@ -39,7 +39,8 @@ export interface BoundThings {
 
 export async function lookAtWaypoint(status: LocalStatus, gateway: GatewayStatus): Promise<WaypointLook> {
   const id = `${gateway.namespace}/${gateway.name}`
-  const own = status.pods.filter((pod) => pod.namespace === gateway.namespace && pod.name.replace(/(-[a-z0-9]+){2}$/, '') === gateway.name)
+  const names = new Set(gateway.admin.map(({ pod }) => pod))
+  const own = status.pods.filter((pod) => pod.namespace === gateway.namespace && names.has(pod.name))
   const pods = await Promise.all(own.map(async ({ name, node, ips, phase, ready, reason, restarts }): Promise<PodLook> => {
     const says = await stateOf(gateway.admin.find(({ pod }) => pod === name)?.socket)
     return { name, node, ips, phase, ready, reason, restarts, ...(says && { says }) }

@@ -1,7 +1,7 @@
 // What a local mesh tells of its Gateways: how many of their pods are ready and why not, who asks for them, and which ports of
 // this machine lead to them. Gathers facts, changes nothing.
 import { waypointForLabel, waypointWish, publishAnnotation } from '../model/gateway-labels.ts'
-import type { GatewayStatus, LocalStatus } from '../model/local-status.ts'
+import type { GatewayStatus, LocalStatus, PodStatus } from '../model/local-status.ts'
 import { objectKey, type ManifestObject, type Problem } from '../model/manifest.ts'
 import { parsePublishAnnotation, type PublishOption } from '../model/publish.ts'
 import type { Desired } from './catalogue.ts'
@@ -10,32 +10,31 @@ import type { PublishWish } from './publisher.ts'
 export interface GatewayFacts extends Pick<LocalStatus, 'deployments' | 'pods'> {
   readonly desired: Desired
   readonly objects: ReadonlyMap<string, ManifestObject>
-  /** Of the pod of that `namespace/name`. */
-  readonly adminSocket: (pod: string) => string | undefined
+  /** Those that a Deployment of that `namespace/name` made, with the sockets of their admin API if they are ours. */
+  readonly podsOf: (deployment: string) => readonly { readonly status: PodStatus; readonly socket: string }[]
 }
 
-export function gatewayStatuses({ desired, objects, deployments, pods, adminSocket }: GatewayFacts): GatewayStatus[] {
+export function gatewayStatuses({ desired, objects, deployments, pods, podsOf }: GatewayFacts): GatewayStatus[] {
   if (desired.generated.gateways.size === 0) return []
   const users = usersOf(objects.values())
-  return [...desired.generated.gateways].map(([id, { manifest, role, isOurs }]) => {
+  return [...desired.generated.gateways].map(([id, { manifest, role, madeBy }]) => {
     const { namespace, name, labels } = manifest.metadata
     const deployment = deployments.find((each) => each.namespace === namespace && each.name === name)
     const { replicas = 0, ready = 0, updated = 0 } = deployment ?? {}
     const isBroken = desired.generated.problems.find(({ object }) => object === objectKey(manifest))
-    const own = pods.filter((pod) => pod.namespace === namespace && pod.name.replace(/(-[a-z0-9]+){2}$/, '') === name)
-    const admin = own.flatMap((pod) => {
-      const socket = isOurs ? adminSocket(`${namespace}/${pod.name}`) : undefined
-      return socket === undefined ? [] : [{ pod: pod.name, socket }]
-    })
+    const own = podsOf(id)
+    // What cannot be placed has no pods, and stands among them under the Deployment's name.
+    const unplaced = pods.find((pod) => pod.namespace === namespace && pod.name === name && pod.node === '')
     const reason = ready > 0 ? ''
       : !deployment ? isBroken?.reason ?? 'it has no Deployment'
         : replicas === 0 ? 'no pods are wanted'
-          : own.map(({ reason: why }) => why).find((why) => why !== '') ?? 'its pods are being made'
+          : unplaced?.reason ?? own.map(({ status }) => status.reason).find((why) => why !== '') ?? 'its pods are being made'
     return {
       namespace, name, role, serves: role === 'waypoint' ? labels[waypointForLabel] ?? labels['istio.io/waypoint-for'] ?? 'all' : '',
       file: manifest.origin.file === 'applied' ? '' : manifest.origin.file, line: manifest.origin.line,
-      replicas, ready, updated, pods: own.filter(({ phase }) => phase !== 'Terminating').length, admin,
-      reason: isOurs || ready > 0 ? reason : `${reason}; its Deployment is written by hand`, usedBy: [...users.get(id) ?? []],
+      replicas, ready, updated, pods: own.filter(({ status: { phase } }) => phase !== 'Terminating').length,
+      admin: madeBy === 'us' ? own.map(({ status, socket }) => ({ pod: status.name, socket })) : [],
+      reason: madeBy !== 'hand' || ready > 0 ? reason : `${reason}; its Deployment is written by hand`, usedBy: [...users.get(id) ?? []],
     }
   }).sort((a, b) => (`${a.namespace}/${a.name}` < `${b.namespace}/${b.name}` ? -1 : 1))
 }

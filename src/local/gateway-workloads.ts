@@ -9,8 +9,8 @@ import {
 export interface RunningGateway {
   readonly manifest: GatewayManifest
   readonly role: GatewayRole
-  /** Whether its pods are made by us: not where somebody wrote a Deployment of its name. */
-  readonly isOurs: boolean
+  /** Who says what its pods are: we, somebody who wrote a Deployment of its name, or nobody, because it never was good. */
+  readonly madeBy: 'us' | 'hand' | 'nobody'
 }
 
 export interface GeneratedObjects {
@@ -74,10 +74,10 @@ export class GatewayWorkloads {
         if (other) notes.push({ ...gateway.origin, reason: `${objectKey(gateway)}: the ${kind} ${id} of ${other.file}:${other.line} counts, and none is made for it` })
         return other === undefined
       }
-      const isOurs = good !== undefined && isFree('Deployment')
-      running.set(id, { manifest: gateway, role, isOurs })
+      const madeBy = !isFree('Deployment') ? 'hand' : good ? 'us' : 'nobody'
+      running.set(id, { manifest: gateway, role, madeBy })
       if (!good) continue
-      if (isOurs) deployments.set(id, good.deployment)
+      if (madeBy === 'us') deployments.set(id, good.deployment)
       if (isFree('Service')) {
         services.set(id, good.service)
         forControlPlane.push(good.objects.service)

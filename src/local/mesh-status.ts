@@ -23,8 +23,8 @@ export interface MeshFacts {
   readonly problems: LocalStatus['problems']
   readonly controlPlane: LocalStatus['controlPlane']
   readonly published: LocalStatus['published']
-  /** Of a Gateway's pod, by `namespace/name`. */
-  readonly adminSocket: (pod: string) => string | undefined
+  /** Of the admin API of a Gateway's pod. */
+  readonly adminSocket: (pod: Pod) => string
 }
 
 /** The pods as services see them. */
@@ -44,6 +44,8 @@ export function meshStatus(facts: MeshFacts): LocalStatus {
   })
   const endpoints = endpointPods(facts.pods.pods)
   const pods = [...running.map(podStatus), ...unplaced].sort((a, b) => `${a.namespace}/${a.name}`.localeCompare(`${b.namespace}/${b.name}`))
+  const podsOf = (id: string): { status: PodStatus; socket: string }[] =>
+    running.filter((pod) => pod.options.owner === id).map((pod) => ({ status: podStatus(pod), socket: facts.adminSocket(pod) }))
   const deployments = [...desired.deployments].map(([id, { metadata, spec }]) => {
     const own = running.filter((pod) => pod.options.owner === id && !pod.isTerminating)
     const hash = fingerprint(spec.template)
@@ -67,7 +69,7 @@ export function meshStatus(facts: MeshFacts): LocalStatus {
     pods,
     deployments,
     namespaces: desired.declaredNamespaces.map(({ metadata: { name, labels }, origin: { file, line } }) => ({ name, labels, file: file === 'applied' ? '' : file, line })),
-    gateways: gatewayStatuses({ desired, objects: facts.objects, deployments, pods, adminSocket: facts.adminSocket }),
+    gateways: gatewayStatuses({ desired, objects: facts.objects, deployments, pods, podsOf }),
     published: facts.published,
     services: [...desired.services].map(([id, service]) => serviceStatus(service, routeOf(service, facts.addresses.of(id), endpoints))),
     problems: [...desired.problems, ...facts.problems],
