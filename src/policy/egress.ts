@@ -19,18 +19,19 @@ export type EgressVerdict =
 export function leavesMesh(destination: Destination, source: Pick<Workload, 'namespace'>, store: WorkloadStore): boolean {
   if (destination.t === 'plain') {
     if (destination.choice.because !== 'addressed' || isPod(destination.workload)) return false
-    return !offers(destination.workload, destination.to.kind === 'address' ? destination.to.addr.port : destination.to.port, source, store)
+    return !isOffered(destination.workload, destination.to.kind === 'address' ? destination.to.addr.port : destination.to.port, source, store)
   }
   if (destination.t !== 'passthrough' || destination.because !== 'unknownDestination') return false
   return destination.to.ip !== '::1' && !destination.to.ip.startsWith('127.')
 }
 
-function isPod({ uid }: Workload): boolean {
+export function isPod({ uid }: Pick<Workload, 'uid'>): boolean {
   return uid.includes('//Pod/')
 }
 
-function offers(workload: Workload, port: number, { namespace }: Pick<Workload, 'namespace'>, store: WorkloadStore): boolean {
-  return [...workload.services].some(([key, own]) => {
+/** Whether a service that the namespace may see leads to that port of the workload. */
+export function isOffered({ services }: Pick<Workload, 'services'>, port: number, { namespace }: { readonly namespace: string }, store: WorkloadStore): boolean {
+  return [...services].some(([key, own]) => {
     const service = store.service(key)
     if (!service || (service.isNamespaceLocal && service.namespace !== namespace)) return false
     return (own.length > 0 ? own : service.ports).some(({ targetPort, servicePort }) => (targetPort === 0 ? servicePort : targetPort) === port)

@@ -8,6 +8,7 @@ import { serviceKey } from '../model/workload.ts'
 import type { AppProtocol, Service, Workload } from '../model/workload.ts'
 import type { WorkloadStore } from '../model/workload-store.ts'
 import { isBehind } from '../policy/destination.ts'
+import { isOffered, isPod } from '../policy/egress.ts'
 import type { Caller, Target } from './context.ts'
 
 /** `unknownDestination` 404, `unknownPort` 404, `notBoundHere` 403; `unknownSelf` 503: the mesh has not told us yet who we are. */
@@ -39,12 +40,20 @@ export function targetOf({ store, self, network }: AcceptFacts, authority: Autho
     const { workload } = found
     // Nor to itself or another of its kind, whatever is said of its namespace.
     const isBound = workload.waypoint !== undefined && isBehind(workload.waypoint, self, store) && !isBehind(workload.waypoint, workload, store)
-    return isBound ? { t: 'target', target: found } : refused('notBoundHere')
+    if (!isBound) return refused('notBoundHere')
+    // A machine outside is opened by the ports that a service names, and no further; else every entry would open all of it.
+    const isOpen = workload.tunnelProtocol !== 'none' || isPod(workload) || isOffered(workload, found.port, caller, store)
+    return isOpen ? { t: 'target', target: found } : refused('unknownPort')
   }
   const { service, port } = found
-  const waypoints = [service.waypoint ?? [], ...(service.weightedWaypoints ?? []).map(({ destination }) => destination)].flat()
-  if (self.services.has(serviceKey(service)) || !waypoints.some((waypoint) => isBehind(waypoint, self, store))) return refused('notBoundHere')
+  if (!isBoundHere(service, self, store)) return refused('notBoundHere')
   return service.ports.some(({ servicePort }) => servicePort === port) ? { t: 'target', target: found } : refused('unknownPort')
+}
+
+/** Whether the service names us as its waypoint, and is not ourselves. */
+export function isBoundHere(service: Service, self: Workload, store: WorkloadStore): boolean {
+  const waypoints = [service.waypoint ?? [], ...(service.weightedWaypoints ?? []).map(({ destination }) => destination)].flat()
+  return !self.services.has(serviceKey(service)) && waypoints.some((waypoint) => isBehind(waypoint, self, store))
 }
 
 /** As a client's ztunnel finds it: a service of this very address, then the workload at it, then a service of a range around it. */

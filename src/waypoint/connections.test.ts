@@ -14,6 +14,7 @@ import { WorkloadStore } from '../model/workload-store.ts'
 import type { AppProtocol } from '../model/workload.ts'
 import { CompiledChains } from './chains.ts'
 import { Connections } from './connections.ts'
+import { coveredTarget } from './covered.ts'
 import type { ConnectionContext } from './context.ts'
 import { PortMemory } from './port-memory.ts'
 import type { LiveRecord } from './record.ts'
@@ -56,6 +57,7 @@ class Bench {
       },
       forwarder: { connect: (to) => this.#connect(to.t === 'service' ? to.service.name : to.workload.name) },
       records: { carry: () => this.#record() },
+      covered: (context, host) => coveredTarget({ store: this.store, self: undefined, network: '' }, context, host),
     })
   }
 

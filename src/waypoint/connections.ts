@@ -15,6 +15,8 @@ import type { L7Verdict } from '../policy/l7/authorization.ts'
 import { declaredProtocol, portKey } from './accept.ts'
 import type { CompiledChain } from './chains.ts'
 import type { ConnectionContext, Target } from './context.ts'
+import { needsServerName } from './covered.ts'
+import type { Covered } from './covered.ts'
 import type { BackendTarget, Forwarder } from './forwarding.ts'
 import { detect } from './http/detect.ts'
 import { cut, join } from './http/pump.ts'
@@ -29,6 +31,7 @@ export interface ConnectionParts {
   readonly forwarder: Pick<Forwarder, 'connect'>
   readonly records: Pick<RecordFactory, 'carry'>
   readonly memory: PortMemory
+  readonly covered: Covered
   readonly clock: Clock
   /** 0 <= x < 1. */
   readonly random: () => number
@@ -94,7 +97,7 @@ export class Connections {
   /** Where nothing of it need be seen. */
   #wayAtOnce({ sort, tcp, routesRequests }: CompiledChain, { target }: ConnectionContext): Way | undefined {
     const declared = declaredProtocol(this.#parts.store, target)
-    if (sort === 'http' || tcp.hasServerNames) return undefined
+    if (sort === 'http' || tcp.hasServerNames || needsServerName(this.#parts, target)) return undefined
     if (sort === 'tcp' || declared === 'tcp') return { t: 'carry' }
     return declared === 'unknown' && !routesRequests && this.#parts.memory.isServerFirst(portKey(target)) ? { t: 'carry' } : undefined
   }
@@ -104,7 +107,8 @@ export class Connections {
     const declared = declaredProtocol(store, context.target)
     const isHttp = declared === 'http11' || declared === 'http2' || declared === 'grpc'
     // Without a server name nobody would take it, so it is waited for.
-    const needsName = chain.sort === 'tcp' && chain.tcp.match(undefined, context.caller.identity?.namespace) === undefined
+    const needsName = needsServerName(this.#parts, context.target)
+      || (chain.sort === 'tcp' && chain.tcp.match(undefined, context.caller.identity?.namespace) === undefined)
     const detected = await detect(stream, { clock, withinMs: (declared === 'tls' && chain.sort !== 'http') || needsName ? helloMs : detectMs })
     const { serverName } = detected.t === 'tls' ? detected : {}
     const carry: Way = { t: 'carry', ...(serverName !== undefined && { serverName }) }
@@ -120,7 +124,10 @@ export class Connections {
   }
 
   async #carry(stream: Duplex, context: ConnectionContext, way: Exclude<Way, { t: 'http' }>): Promise<void> {
-    const own = way.t === 'carry' && way.serverName !== undefined ? { ...context, serverName: way.serverName } : context
+    const serverName = way.t === 'carry' ? way.serverName : undefined
+    const isNamed = serverName !== undefined || needsServerName(this.#parts, context.target)
+    const target = isNamed ? this.#parts.covered(context, serverName) : context.target
+    const own: ConnectionContext = { ...context, target: target ?? context.target, ...(serverName !== undefined && { serverName }) }
     const record = this.#parts.records.carry(own)
     const sent = { fromA: 0, fromB: 0 }
     const abort = new AbortController()
@@ -140,6 +147,7 @@ export class Connections {
     stream.once('close', onGone)
     let isCut = true
     try {
+      if (!target) throw new Refusal('noBackend', 'the server name is not one of the service')
       const to = this.#destination(own, way, record)
       const upstream = await this.#parts.forwarder.connect(to, own, record, abort.signal)
       stream.off('close', onGone)

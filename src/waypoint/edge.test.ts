@@ -66,7 +66,7 @@ class Bench {
     this.front = new HttpFront<ConnectionContext>({ clock: systemClock, handler: (request) => handler(request) })
     const connections = new Connections({
       chains: new CompiledChains(this.resources), store, front: this.front, memory: new PortMemory({ clock: systemClock }), clock: systemClock, random: () => 0,
-      detectMs: 50, helloMs: 500, ownIp: '127.0.0.1', records: { carry: () => record },
+      covered: ({ target }) => target, detectMs: 50, helloMs: 500, ownIp: '127.0.0.1', records: { carry: () => record },
       forwarder: {
         connect: (to, context) => {
           this.contexts.push(context)

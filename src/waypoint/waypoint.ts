@@ -26,6 +26,8 @@ import type { ComposedPhases } from './compose-phases.ts'
 import type { Config } from './config.ts'
 import { Connections } from './connections.ts'
 import type { ConnectionContext } from './context.ts'
+import { coveredTarget } from './covered.ts'
+import type { Covered } from './covered.ts'
 import { dialTcp } from './dial.ts'
 import { Edge } from './edge.ts'
 import type { Handler } from './http/message.ts'
@@ -104,6 +106,8 @@ export class Waypoint {
     const paths = { escapedSlashes: config.escapedSlashes }
     const chains = new CompiledChains(this.resources, paths)
     const { records } = telemetry
+    const covered: Covered = (context, host) =>
+      coveredTarget({ store: this.mesh.store, self: this.self(), network: config.network }, context, host)
     this.#phases = composePhases({
       ...common, chains, forwarder: this.forwarder, records, serviceOf: (name) => this.mesh.store.service(serviceKey(name)), own: () => this.identity,
       isForwarder: (caller) => isOwnIngress(caller, this.identity),
@@ -111,7 +115,7 @@ export class Waypoint {
         trustedForwarders: listOf(config.trustedForwarders), trustedHops: config.trustedHops, cacheBytes: config.cacheBytes, limitKeys: config.limitKeys,
         limitStoreTimeoutMs: config.limitStoreTimeoutMs, mayFetchLocally: config.mayFetchLocally, ...(config.limitStore !== '' && { limitStoreUrl: config.limitStore }),
       },
-      log: logger.child({ component: 'filters' }), counters: metrics,
+      log: logger.child({ component: 'filters' }), counters: metrics, covered,
     })
     this.front = new HttpFront<ConnectionContext>({
       clock: systemClock, handler: (request) => handler(request), paths,
@@ -121,7 +125,7 @@ export class Waypoint {
     })
     this.connections = new Connections({
       ...common, chains, store: this.mesh.store, front: this.front, forwarder: this.forwarder, records, memory: new PortMemory({ clock: systemClock }),
-      detectMs: config.detectMs, helloMs, ownIp: config.instanceIp === '' ? '127.0.0.1' : config.instanceIp,
+      covered, detectMs: config.detectMs, helloMs, ownIp: config.instanceIp === '' ? '127.0.0.1' : config.instanceIp,
     })
     this.limit = new ConnectionLimit(config.maxConnections === 0 ? limitFromOpenFiles() : config.maxConnections)
     this.tunnels = new Tunnels({
