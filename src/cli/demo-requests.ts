@@ -92,7 +92,7 @@ async function ingress(shop: Shop): Promise<string> {
   const { published } = await shop.client.status()
   const [port] = published.filter(({ gateway }) => gateway === 'shop/ingress')
   if (!port?.listening) throw new NotSo(port?.because ?? 'no port is published')
-  const url = `http://${port.address}`
+  const url = port.url.replace(/\/$/, '')
   const [page, item] = await Promise.all([fetchText(`${url}/`, 'text/html'), fetchText(`${url}/catalogue/item`, '*/*')])
   hold(page.status === 200 && page.text.includes('<h1>The shop</h1>'), `${url}/ answered ${page.status} ${page.text.slice(0, 80)}`)
   hold(item.status === 200 && item.text.includes('"path":"/item"'), `${url}/catalogue/item answered ${item.status} ${item.text.slice(0, 80)}`)

@@ -34,7 +34,7 @@ export function summary(status: LocalStatus, ztunnels: ReadonlyMap<string, Ztunn
     ['encrypted', tunnelsText([...ztunnels].map(([, { metrics }]) => metrics))],
     ['policies', `${policies.join(', ') || 'none'}; from policies.yaml`],
     ['waypoint', waypointText(status)],
-    ['browser', status.published.map(({ address, gateway, because }) => `http://${address}/ leads to ${gateway}${because === '' ? '' : ` (not yet: ${because})`}`).join(', ') || 'no ingress is published'],
+    ['browser', status.published.map(({ url, gateway, because }) => `${url} leads to ${gateway}${because === '' ? '' : ` (not yet: ${because})`}`).join(', ') || 'no ingress is published'],
     ['config', `${shown(directory)}/*.yaml: change a file and the mesh follows; what became of it: ${command(name, 'status')}`],
     ['logs', `${root}/logs/: ztunnel-NODE.log has a line for each connection; an application's: ${command(name, 'logs', 'shop/scraper')}`],
     ['metrics', `curl --unix-socket ${root}/node-a-ztunnel.sock http://ztunnel/metrics   (Prometheus: port 15020 of each node)`],

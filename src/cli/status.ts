@@ -77,7 +77,7 @@ export function statusTable(status: LocalStatus, ztunnels: ReadonlyMap<string, Z
     ),
     table(
       ['PUBLISHED', 'LEADS TO', 'CONNECTIONS', 'STATE'],
-      status.published.map(({ address, gateway, port, connections, listening, because }) => [`http://${address}`, `${gateway}:${port}`, `${connections}`, listening ? 'listening' : visible(because)]),
+      status.published.map(({ address, url, gateway, port, connections, listening, because }) => [url || address, `${gateway}:${port}`, `${connections}`, listening ? 'listening' : visible(because)]),
     ),
     ...(status.problems.length > 0 ? [['PROBLEMS', ...status.problems.map((p) => `  ${p.file}:${p.line}: ${p.reason}`)].join('\n')] : []),
     ...(status.notes.length > 0 ? [['NOTES', ...status.notes.map((p) => `  ${p.file}:${p.line}: ${p.reason}`)].join('\n')] : []),

@@ -68,7 +68,8 @@ export function publishWishes(desired: Desired, options: readonly PublishOption[
     const problem = ingress?.role !== 'ingress' ? `there is no Gateway ${gateway} of the class sidestep-ingress`
       : chosen === undefined ? `${gateway} has ${ports.length} ports (${ports.join(', ')}): say which`
         : ports.includes(chosen) ? '' : `${gateway} has no port ${chosen}; it has ${ports.join(', ') || 'none'}`
-    wishes.push({ gateway, hostPort, port: chosen ?? 0, ip: ipOf(gateway), problem })
+    const protocol = ingress?.manifest.spec.listeners.find((each) => each.port === chosen)?.protocol
+    wishes.push({ gateway, hostPort, port: chosen ?? 0, ip: ipOf(gateway), scheme: protocol === 'HTTP' ? 'http' : protocol === 'HTTPS' ? 'https' : 'tcp', problem })
   }
   for (const { namespace, name, hostPort, port } of options) add(`${namespace}/${name}`, hostPort, port)
   for (const [id, { manifest }] of desired.generated.gateways) {

@@ -36,7 +36,7 @@ afterEach(async () => {
 
 async function publish(more: Partial<PublishWish> = {}): Promise<void> {
   const listens = new Promise<void>((resolve) => (changes = resolve))
-  publisher.update([{ gateway: 'shop/ingress', hostPort, port: (server.address() as AddressInfo).port, ip: '127.0.0.1', problem: '', ...more }])
+  publisher.update([{ gateway: 'shop/ingress', hostPort, port: (server.address() as AddressInfo).port, ip: '127.0.0.1', scheme: 'http', problem: '', ...more }])
   await listens
 }
 const dial = (): Socket => connect({ host: '127.0.0.1', port: hostPort, allowHalfOpen: true })
@@ -52,7 +52,7 @@ test('bytes pass both ways, however many, and the end of one way is not the end 
   let text = ''
   for await (const part of socket) text += String(part)
   expect(text).toBe('5000000')
-  await expect.poll(() => publisher.status()).toMatchObject([{ connections: 0, listening: true, gateway: 'shop/ingress' }])
+  await expect.poll(() => publisher.status()).toMatchObject([{ connections: 0, listening: true, gateway: 'shop/ingress', url: `http://127.0.0.1:${hostPort}/` }])
 })
 
 test('a reset is passed on, and an ingress that does not answer is a reset', async () => {
@@ -66,7 +66,7 @@ test('a reset is passed on, and an ingress that does not answer is a reset', asy
 })
 
 function wish(): PublishWish {
-  return { gateway: 'shop/ingress', hostPort, port: (server.address() as AddressInfo).port, ip: '127.0.0.1', problem: '' }
+  return { gateway: 'shop/ingress', hostPort, port: (server.address() as AddressInfo).port, ip: '127.0.0.1', scheme: 'http', problem: '' }
 }
 
 test('no more connections than agreed, and one that ends makes room', async () => {

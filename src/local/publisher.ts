@@ -18,6 +18,7 @@ export interface PublishWish {
   readonly hostPort: number
   readonly port: number
   readonly ip: string | undefined
+  readonly scheme: 'http' | 'https' | 'tcp'
   readonly problem: string
 }
 
@@ -125,8 +126,8 @@ export class Publisher {
   }
 
   status(): LocalStatus['published'] {
-    const told = ({ gateway, hostPort, port }: PublishWish, because: string, connections: number): LocalStatus['published'][number] =>
-      ({ gateway, port, address: `${host}:${hostPort}`, listening: because === '', because, connections })
+    const told = ({ gateway, hostPort, port, scheme }: PublishWish, because: string, connections: number): LocalStatus['published'][number] =>
+      ({ gateway, port, address: `${host}:${hostPort}`, url: scheme === 'tcp' ? '' : `${scheme}://${host}:${hostPort}/`, listening: because === '', because, connections })
     return [
       ...[...this.#entries.values()].map(({ wish, because, sockets }) => told(wish, because, sockets.size)),
       ...this.#rejected.map((wish) => told(wish, wish.because, 0)),

@@ -104,6 +104,8 @@ export const localStatusSchema = z.object({
     gateway: z.string(), port: z.int(),
     /** `127.0.0.1:PORT`. */
     address: z.string(),
+    /** For a browser; empty where no HTTP is spoken. */
+    url: z.string(),
     listening: z.boolean(),
     /** Why it does not listen; empty if it does. */
     because: z.string(),
