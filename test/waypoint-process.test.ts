@@ -85,7 +85,7 @@ test('a second signal ends it at once', async () => {
   const { child, ended } = start({ ...alone, SIDESTEP_DRAIN_DELAY_MS: '600000' })
   await serves()
   child.kill('SIGTERM')
-  await expect.poll(async () => (JSON.parse((await ask('/state')).body) as { draining: boolean }).draining).toBe(true)
+  await expect.poll(async () => (JSON.parse((await ask('/state')).body) as { draining: boolean }).draining, { timeout: 20_000 }).toBe(true)
   expect(JSON.parse((await ask('/ready')).body)).toMatchObject({ ready: false, waitingFor: ['the end of what is under way'] })
   child.kill('SIGTERM')
   expect(await ended).toMatchObject({ code: 0 })

@@ -9,6 +9,7 @@ import { z } from 'zod'
 import { systemClock } from '../core/clock.ts'
 import { describeError, MeshError } from '../core/errors.ts'
 import { startAdminServers } from '../member/admin.ts'
+import type { AdminServers } from '../member/admin.ts'
 import { LogLevels } from '../member/log-levels.ts'
 import { settingsHelp } from '../member/settings.ts'
 import { logMetrics } from '../member/telemetry/component-metrics.ts'
@@ -44,6 +45,7 @@ async function run(config: Config): Promise<void> {
   })
   const waypoint = await Waypoint.start({ config, metrics, telemetry, logger })
 
+  let admin: AdminServers | undefined
   let isEnding = false
   const end = (): void => {
     if (isEnding) return
@@ -58,14 +60,14 @@ async function run(config: Config): Promise<void> {
     process.on('SIGTERM', end)
     void waypoint.drain().then(end)
   }
+  process.once('SIGTERM', drain)
+  process.on('SIGINT', end)
   const { adminSocket, adminAddress, metricsAddress, readinessAddress } = config
-  const admin = await startAdminServers({
+  admin = await startAdminServers({
     socketPath: adminSocket, adminAddress, metricsAddress, readinessAddress, metrics, pages: waypointPages, logger: logger.child({ component: 'admin' }),
     source: waypointSource(waypoint, { levels, version, quit: drain }),
   })
   logger.info({ version, 'connections.limit': waypoint.limit.limit }, 'waypoint started')
-  process.once('SIGTERM', drain)
-  process.on('SIGINT', end)
 }
 
 function packageVersion(): string {
