@@ -209,7 +209,7 @@ export interface DestinationPolicy {
 export const defaultTrafficPolicy: TrafficPolicy = {
   loadBalancer: { kind: 'peakEwma' },
   slowStartMs: 10_000,
-  limits: { connections: 4_096, pending: 10_000, requests: 100_000, retries: 1_024, requestsPerConnection: 0 },
+  limits: { connections: 16_384, pending: 10_000, requests: 100_000, retries: 1_024, requestsPerConnection: 0 },
   connectTimeoutMs: 10_000,
   idleTimeoutMs: 300_000,
   retryBudget: { percent: 20, minPerSecond: 10 },
