@@ -1,5 +1,5 @@
-// Questions about names outside, asked of this machine's own name servers from where the daemon runs. Each has two seconds with all
-// servers together; how many there are at once is the caller's to bound. Keeps no answers: what one pod is told harms no other.
+// Questions about names outside, asked of this machine's own name servers from where the daemon runs. Each has two seconds with
+// all servers together; how many there are at once is the caller's to bound. Keeps no answers: what one pod is told harms no other.
 import { createSocket } from 'node:dgram'
 import { Resolver } from 'node:dns/promises'
 import { connect, isIP } from 'node:net'
@@ -102,7 +102,8 @@ export class DnsForwarder {
 }
 
 function isAnswerTo(message: Uint8Array, answer: Uint8Array): boolean {
-  return answer.length >= headerBytes && answer[0] === message[0] && answer[1] === message[1] && ((answer[2] ?? 0) & flagResponse) !== 0
+  const isSameId = answer[0] === message[0] && answer[1] === message[1]
+  return answer.length >= headerBytes && isSameId && ((answer[2] ?? 0) & flagResponse) !== 0
 }
 
 /** From a port of its own, which nobody off the path can know. */

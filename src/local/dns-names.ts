@@ -3,7 +3,7 @@
 import { canonicalIp, ipToBytes, isIpv6Address } from '../core/address.ts'
 import type { Host, NameSource, Target } from '../dns/name-source.ts'
 import type { ServiceManifest } from '../model/manifest.ts'
-import type { RunningPod, RuntimeFacts } from '../model/running-pod.ts'
+import { noRuntimeFacts, type RunningPod, type RuntimeFacts } from '../model/running-pod.ts'
 import { selects } from './catalogue.ts'
 import { isVirtual } from './services.ts'
 
@@ -45,7 +45,7 @@ export class LocalNames implements NameSource {
   }
 
   get #index(): Index {
-    this.#made ??= makeIndex(this.#source?.services ?? new Map(), this.#source?.facts ?? { pods: new Map(), serviceIps: new Map() })
+    this.#made ??= makeIndex(this.#source?.services ?? new Map(), this.#source?.facts ?? noRuntimeFacts)
     return this.#made
   }
 
@@ -68,7 +68,8 @@ export class LocalNames implements NameSource {
     if (this.host(parent)?.endpoint(label)) return true
     if (label === '_tcp' || label === '_udp') return this.host(parent) !== undefined
     const [, port, protocol, service] = /^_([^.]+)\._(tcp|udp)\.(.+)$/.exec(name) ?? []
-    return port !== undefined && service !== undefined && (this.host(service)?.targets(port, protocol === 'udp' ? 'udp' : 'tcp')?.length ?? 0) > 0
+    if (port === undefined || service === undefined) return false
+    return (this.host(service)?.targets(port, protocol === 'udp' ? 'udp' : 'tcp')?.length ?? 0) > 0
   }
 
   /** `10-244-1-5.shop.pod.cluster.local`, for pods that there are. */
@@ -123,9 +124,11 @@ function makeIndex(services: ReadonlyMap<string, ServiceManifest>, facts: Runtim
 }
 
 function endpointsOf({ metadata, spec }: ServiceManifest, pods: readonly RunningPod[]): Endpoint[] {
-  const behind = pods.filter((pod) => pod.ips.length > 0 && (pod.ready || spec.publishNotReadyAddresses) && selects(spec.selector, pod.labels))
+  const isPublished = (pod: RunningPod): boolean => pod.ips.length > 0 && (pod.ready || spec.publishNotReadyAddresses)
   // Kubernetes gives a pod's host name to its endpoint where the pod says that it belongs to the service.
-  return behind.map((pod) => ({ pod, label: (pod.subdomain === metadata.name ? pod.hostname?.toLowerCase() : undefined) ?? dashed(pod.ips[0] ?? '') }))
+  const own = (pod: RunningPod): string | undefined => (pod.subdomain === metadata.name ? pod.hostname?.toLowerCase() : undefined)
+  return pods.filter((pod) => isPublished(pod) && selects(spec.selector, pod.labels))
+    .map((pod) => ({ pod, label: own(pod) ?? dashed(pod.ips[0] ?? '') }))
 }
 
 function headlessHost(hostname: string, service: ServiceManifest, endpoints: readonly Endpoint[]): Host {
@@ -138,15 +141,17 @@ function headlessHost(hostname: string, service: ServiceManifest, endpoints: rea
     hostname, ipv4: v4(ips), ipv6: v6(ips),
     endpoint: (label) => byLabel.get(label),
     // Each at its own port: nobody translates between a client and a pod's own address.
-    targets: (port, protocol) => portsNamed(service, port, protocol).flatMap((each) => endpoints.flatMap(({ pod, label }): Target[] => {
-      const target = targetOf(each.targetPort ?? each.port, pod, each.protocol)
-      return target === undefined ? [] : [{ name: `${label}.${hostname}`, port: target }]
-    })),
+    targets: (port, protocol) => portsNamed(service, port, protocol).flatMap((each) =>
+      endpoints.flatMap(({ pod, label }): Target[] => {
+        const target = targetOf(each.targetPort ?? each.port, pod, each.protocol)
+        return target === undefined ? [] : [{ name: `${label}.${hostname}`, port: target }]
+      })),
   }
 }
 
 function targetOf(reference: number | string, { ports }: RunningPod, protocol: 'TCP' | 'UDP'): number | undefined {
-  return typeof reference === 'number' ? reference : ports.find((port) => port.name === reference && port.protocol === protocol)?.port
+  if (typeof reference === 'number') return reference
+  return ports.find((port) => port.name === reference && port.protocol === protocol)?.port
 }
 
 function portsNamed({ spec }: ServiceManifest, name: string, protocol: 'tcp' | 'udp'): ServiceManifest['spec']['ports'] {

@@ -1,6 +1,6 @@
-// The name server of a local mesh, at the address that is in its pods' resolv.conf, as CoreDNS is in a cluster: for pods outside the
-// mesh, and for what a ztunnel does not answer. Listens in the namespace between the nodes; asks about names outside from the
-// daemon's own. A pod that floods it loses its own answers; what it can hold here is bounded.
+// The name server of a local mesh, at the address that is in its pods' resolv.conf, as CoreDNS is in a cluster: for pods outside
+// the mesh, and for what a ztunnel does not answer. Listens in the namespace between the nodes; asks about names outside from the
+// daemon's own. A pod that floods it loses its own answers (service-rules.ts); what it can hold here is bounded.
 import type { RemoteInfo, Socket as DatagramSocket } from 'node:dgram'
 import { createServer, type Server, type Socket } from 'node:net'
 import { canonicalIp, type SocketAddr } from '../core/address.ts'
@@ -37,6 +37,8 @@ export interface DnsServerOptions {
   readonly nameServers?: readonly SocketAddr[]
   readonly logger: Logger
 }
+
+type Alias = Extract<Judgement, { t: 'alias' }>
 
 /** How many of each client there are, and of all. */
 class Shares {
@@ -171,7 +173,7 @@ export class DnsServer {
     }).finally(() => this.#outside.giveBack(client))
   }
 
-  async #aliased({ query, aliases, target }: Extract<Judgement, { t: 'alias' }>, transport: Transport): Promise<Buffer | undefined> {
+  async #aliased({ query, aliases, target }: Alias, transport: Transport): Promise<Buffer | undefined> {
     const type = query.type === 'AAAA' ? 'AAAA' : 'A'
     const found = await this.#forwarder.addresses(target, type)
     if (!found) return undefined

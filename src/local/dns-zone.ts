@@ -1,6 +1,6 @@
 // What becomes of one DNS message that a pod sent to the cluster's name server. Names of the cluster are answered, with authority
-// also where there is none; everything else is somebody else's. No I/O; never throws, whatever the bytes. Nothing leaves for outside
-// but plain questions: pods must not change or copy zones of servers that trust this machine.
+// also where there is none; everything else is somebody else's. No I/O; never throws, whatever the bytes. Nothing leaves for
+// outside but plain questions: pods must not change or copy zones of servers that trust this machine.
 import { canonicalIp, ipToBytes } from '../core/address.ts'
 import { headerBytes, readQuery, serverFailure, writeAnswer } from '../dns/message.ts'
 import type { Answer, Query } from '../dns/message.ts'
@@ -35,7 +35,8 @@ export function reverseZone(range: string): string {
   const [ip = '', bits] = range.split('/')
   const bytes = [...(ipToBytes(ip) ?? [])]
   const isV6 = ip.includes(':')
-  const labels = isV6 ? bytes.flatMap((byte) => [(byte >> 4).toString(16), (byte & 15).toString(16)]) : bytes.slice(12).map(String)
+  const nibbles = (): string[] => bytes.flatMap((byte) => [(byte >> 4).toString(16), (byte & 15).toString(16)])
+  const labels = isV6 ? nibbles() : bytes.slice(12).map(String)
   return [...labels.slice(0, Number(bits) / (isV6 ? 4 : 8)).reverse(), isV6 ? 'ip6.arpa' : 'in-addr.arpa'].join('.')
 }
 
@@ -68,11 +69,8 @@ export class ClusterZone {
     if (zone === undefined) return { t: 'outside' }
     const resolution = this.#resolver.resolve(message, { namespace: '', searchDomains: [] }, transport)
     if (resolution.kind === 'answer' && !isEmpty(resolution)) return { t: 'answer', message: resolution.message }
-    return this.#isNames(name) ? this.#alias(query, message, name, transport) : this.#absent(query, message, name, zone, transport)
-  }
-
-  #isNames(name: string): boolean {
-    return this.#names.host(name)?.alias !== undefined
+    if (this.#names.host(name)?.alias !== undefined) return this.#alias(query, message, name, transport)
+    return this.#absent(query, message, name, zone, transport)
   }
 
   #alias(query: Query, message: Uint8Array, name: string, transport: Transport): Judgement {
@@ -93,7 +91,8 @@ export class ClusterZone {
   #absent(query: Query, message: Uint8Array, name: string, zone: string, transport: Transport): Judgement {
     if (!this.#names.isKnown) return { t: 'answer', message: serverFailure(message) }
     const soa: Answer = {
-      type: 'SOA', owner: zone, ttl: negativeTtl, primary: `ns.dns.${clusterDomain}`, contact: `hostmaster.${clusterDomain}`, serial: 1, minimumTtl: negativeTtl,
+      type: 'SOA', owner: zone, ttl: negativeTtl, primary: `ns.dns.${clusterDomain}`, contact: `hostmaster.${clusterDomain}`,
+      serial: 1, minimumTtl: negativeTtl,
     }
     if (query.type === 'SOA' && name === zone) return { t: 'answer', message: writeAnswer(query, [soa], transport) }
     return { t: 'answer', message: writeAnswer(query, [], transport, this.#isThere(name) ? 'NOERROR' : 'NXDOMAIN', soa) }

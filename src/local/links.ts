@@ -37,8 +37,8 @@ export function podLinkIndex(host: number): number {
 }
 
 /**
- * In the underlay: the bridge, its own addresses, and those of the cluster's name server, which nodes reach as they reach everything
- * outside. These are on another link than the bridge, so that nothing sent from here takes them for its source.
+ * In the underlay: the bridge, its own addresses, and those of the cluster's name server, which nodes reach as they reach
+ * everything outside. These are on another link than the bridge, so that nothing sent from here takes them for its source.
  */
 export function underlayLines(): string[] {
   return [

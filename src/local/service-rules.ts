@@ -69,8 +69,8 @@ export function serviceRules(services: readonly ServiceRoute[], node: IpPair): s
     '  set askers { type ifname; size 512; flags dynamic; }',
     '  set callers { type ifname; size 512; flags dynamic; }',
     '  chain asked {',
-    `    meta l4proto udp update @askers { iifname limit rate over ${dnsRates.queries}/second burst ${dnsRates.queries} packets } drop`,
-    `    tcp flags & (syn | ack) == syn update @callers { iifname limit rate over ${dnsRates.connections}/second burst ${dnsRates.connections} packets } drop`,
+    `    meta l4proto udp update @askers { iifname ${over(dnsRates.queries)} } drop`,
+    `    tcp flags & (syn | ack) == syn update @callers { iifname ${over(dnsRates.connections)} } drop`,
     '  }',
     '  chain forwarded { type filter hook forward priority filter; policy accept;',
     `    ip daddr ${clusterDns.v4} th dport 53 jump asked`,
@@ -81,6 +81,10 @@ export function serviceRules(services: readonly ServiceRoute[], node: IpPair): s
     '}',
     '',
   ].join('\n')
+}
+
+function over(rate: number): string {
+  return `limit rate over ${rate}/second burst ${rate} packets`
 }
 
 function natRule(family: 'v4' | 'v6', ip: string, protocol: string, port: number, endpoints: ServicePort['endpoints']): string {
