@@ -51,7 +51,7 @@ async function run(config: Config): Promise<void> {
     if (isEnding) return
     isEnding = true
     // What ends with the waypoint has a line and a span, too.
-    void Promise.allSettled([waypoint.close(), admin.close()]).then(() => telemetry.close()).finally(() => {
+    void Promise.allSettled([waypoint.close(), admin?.close()]).then(() => telemetry.close()).finally(() => {
       output.flushSync()
       process.exit(0)
     })
