@@ -13,7 +13,7 @@ type Json = Readonly<Record<string, unknown>>
 const type = (name: string, more: Json = {}): Json => ({ '@type': `type.googleapis.com/envoy.${name}`, ...more })
 const addressOf = (ip: string, port: number): Json => ({ socket_address: { address: ip, port_value: port } })
 
-/** The command line; `workers`: threads that carry. */
+/** The command line, with one thread that carries. */
 function command(binary: string, directory: string, config: Json): string[] {
   mkdirSync(directory, { recursive: true })
   const path = join(directory, 'envoy.json')
@@ -133,11 +133,13 @@ export interface EnvoyPlan {
   readonly server: Identity
   readonly ip: string
   readonly to: string
+  /** Of HTTP/1.1, and of HTTP/2. */
   readonly routes: number
+  readonly otherRoutes: number
 }
 
 /** As a waypoint: what a CONNECT names chooses a listener inside, which routes requests into CONNECTs to the endpoint. */
-export function waypoint(binary: string, directory: string, { files, client, server, ip, to, routes }: EnvoyPlan): string[] {
+export function waypoint(binary: string, directory: string, { files, client, server, ip, to, routes, otherRoutes }: EnvoyPlan): string[] {
   const internal = (name: string): Json => ({ envoy_internal_address: { server_listener_name: name } })
   const requests = (name: ProtocolName): Json => ({
     name: 'http',
@@ -159,7 +161,7 @@ export function waypoint(binary: string, directory: string, { files, client, ser
       route_config: {
         virtual_hosts: [{
           name: 'all', domains: ['*'],
-          routes: Array.from({ length: name === 'grpc' ? 1 : routes }, (_, i) => ({
+          routes: Array.from({ length: name === 'grpc' ? 1 : name === 'http1' ? routes : otherRoutes }, (_, i) => ({
             name: `route-${i}`, match: name === 'grpc' ? { prefix: '/' } : { path_separated_prefix: `/route-${i}` },
             route: { cluster: `requests-${name}`, timeout: '0s', retry_policy: { retry_on: 'connect-failure,refused-stream', num_retries: 2 } },
           })),

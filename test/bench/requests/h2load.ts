@@ -23,7 +23,9 @@ export interface LoadPlan {
 }
 
 export interface Load {
+  /** Answered with success. */
   readonly requests: number
+  readonly failures: number
   readonly perSecond: number
   readonly us: { readonly p50: number; readonly p99: number }
 }
@@ -31,8 +33,10 @@ export interface Load {
 /** Connections, and requests at once on each. */
 const shapes = { http1: { connections: 32, streams: 1 }, http2: { connections: 4, streams: 16 }, grpc: { connections: 4, streams: 16 } } as const
 const rateConnections = 10
+/** A rival may drop one while it warms up; whoever measures says how many. */
+const mostFailures = 0.002
 
-/** Throws COMMAND_FAILED unless every request was answered with success, and some were. */
+/** Throws COMMAND_FAILED unless requests were answered, and nearly all with success. */
 export async function h2load(plan: LoadPlan): Promise<Load> {
   // Where the machine is so busy that none was answered in time, once more.
   const load = await run(plan)
@@ -50,12 +54,11 @@ async function run({ protocol, port, path, seconds, rate, messageFile, logFile, 
   const url = `http://127.0.0.1:${port}${protocol === 'grpc' ? grpcPath : path}`
   const command = [...wrap, 'h2load', '-D', seconds, ...shape, ...kind, `--log-file=${logFile}`, url].map(String)
   const { code, stdout, stderr } = await runCommand(command, { timeoutMs: (seconds + 60) * 1_000 })
-  const [, total, failed, errored] = /^requests: (\d+) total, .* (\d+) failed, (\d+) errored/m.exec(stdout) ?? []
-  const [, good] = /^status codes: (\d+) 2xx, 0 3xx, 0 4xx, 0 5xx/m.exec(stdout) ?? []
-  if (code !== 0 || total === undefined || good === undefined || Number(failed) > 0 || Number(errored) > 0) {
+  const [, total, succeeded, failed] = /^requests: (\d+) total, .* (\d+) succeeded, (\d+) failed/m.exec(stdout) ?? []
+  if (code !== 0 || total === undefined || Number(failed) > Number(total) * mostFailures) {
     throw new MeshError('COMMAND_FAILED', `requests over ${protocols[protocol].title} failed: ${(stdout + stderr).slice(-1_000)}`)
   }
-  if (Number(total) === 0) return { requests: 0, perSecond: 0, us: { p50: Number.NaN, p99: Number.NaN } }
+  if (Number(total) === 0) return { requests: 0, failures: 0, perSecond: 0, us: { p50: Number.NaN, p99: Number.NaN } }
   const times = readFileSync(logFile, 'utf8').trimEnd().split('\n').map((line) => Number(line.split('\t')[2]))
-  return { requests: Number(total), perSecond: Number(total) / seconds, us: { p50: quantile(times, 0.5), p99: quantile(times, 0.99) } }
+  return { requests: Number(succeeded), failures: Number(failed), perSecond: Number(succeeded) / seconds, us: { p50: quantile(times, 0.5), p99: quantile(times, 0.99) } }
 }

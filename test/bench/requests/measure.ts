@@ -1,6 +1,6 @@
 // Requests through a waypoint, beside Envoy and nginx doing the same: how many one core answers, how long they take at a rate that all
 // can bear, what that costs, and how all of it grows with the number of routes.
-import { MeshError } from '../../../src/core/errors.ts'
+import { describeError, MeshError } from '../../../src/core/errors.ts'
 import { cpuSeconds, residentBytes } from '../process-usage.ts'
 import { compareSetups } from '../report.ts'
 import type { Row } from '../report.ts'
@@ -49,15 +49,22 @@ export async function measureRequests(bench: Bench, mayFetch: boolean): Promise<
       compareSetups('l7', `processor time of 1,000 requests at ${rate.toLocaleString('en')}/s, ${title}`, 'ms', slow, ({ requests, cpu }) => (cpu * 1e6) / requests),
     )
   }
-  rows.push(...await grow(bench, world, [first, ...more]))
-  return { rows, notes: [`Requests were made by ${await version()}, through one Envoy at each end for all.`] }
+  const notes = [`Requests were made by ${await version()}, through one Envoy at each end for all.`]
+  rows.push(...await grow(bench, world, [first, ...more], notes))
+  for (const [name, count] of failures) if (count > 0) notes.push(`${count} requests through ${name} failed.`)
+  return { rows, notes }
 }
 
-async function grow(bench: Bench, world: RequestWorld, counts: readonly number[]): Promise<Row[]> {
+async function grow(bench: Bench, world: RequestWorld, counts: readonly number[], notes: string[]): Promise<Row[]> {
   const rows: Row[] = []
   for (const [i, count] of counts.entries()) {
     bench.progress(`requests with ${count.toLocaleString('en')} routes`)
-    if (i > 0) await world.setRoutes(count)
+    try {
+      if (i > 0) await world.setRoutes(count)
+    } catch (error) {
+      notes.push(`${count.toLocaleString('en')} routes were not measured: ${describeError(error)}`)
+      break
+    }
     const measure = (name: ProxyName) => load(world, name, 'http1', count, bench.requests.seconds, undefined)
     // Rivals were started anew, and what a fresh process does not know yet it learns here.
     for (const name of proxyNames) await measure(name)
@@ -72,6 +79,8 @@ async function grow(bench: Bench, world: RequestWorld, counts: readonly number[]
   return rows
 }
 
+const failures = new Map<ProxyName, number>()
+
 type Measured = Load & { readonly cpu: number }
 
 /** Of the last route: what is tried first is found first. */
@@ -82,6 +91,8 @@ async function load(world: RequestWorld, name: ProxyName, protocol: ProtocolName
     protocol, port: world.port(name, protocol), path: `/route-${routes - 1}`, seconds, messageFile: world.messageFile, logFile: world.logFile, wrap: world.wrap,
     ...(perSecond !== undefined && { rate: perSecond }),
   })
+  if (result.failures > 0 && name === 'mesh') throw new MeshError('COMMAND_FAILED', `${result.failures} requests through the waypoint failed`)
+  failures.set(name, (failures.get(name) ?? 0) + result.failures)
   return { ...result, cpu: cpuSeconds(pid) - before }
 }
 

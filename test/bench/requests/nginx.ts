@@ -51,7 +51,9 @@ export interface NginxPlan {
   readonly servingName: string
   readonly listen: string
   readonly to: string
+  /** Of HTTP/1.1; each location has a context of TLS of its own, so the others have a few. */
   readonly routes: number
+  readonly otherRoutes: number
 }
 
 /** The command line of the proxy. */
@@ -74,13 +76,13 @@ export function proxyCommand(binary: string, directory: string, plan: NginxPlan)
   return [binary, '-c', path, '-p', directory]
 }
 
-function locations(name: ProtocolName, { client, servingName, routes }: NginxPlan): string[] {
+function locations(name: ProtocolName, { client, servingName, routes, otherRoutes }: NginxPlan): string[] {
   const kind = name === 'grpc' ? 'grpc' : 'proxy'
   const tls = [
     `${kind}_ssl_certificate ${client.chain}; ${kind}_ssl_certificate_key ${client.key}; ${kind}_ssl_trusted_certificate ${client.roots}; ${kind}_ssl_protocols TLSv1.3;`,
     `${kind}_ssl_verify on; ${kind}_ssl_verify_depth 3; ${kind}_ssl_name ${servingName}; ${kind}_ssl_conf_command Ciphersuites ${cipher};`,
   ]
   const pass = name === 'grpc' ? `grpc_pass grpcs://${name};` : `proxy_pass https://${name}; proxy_http_version 1.1; proxy_set_header Connection "";`
-  const matches = name === 'grpc' ? [grpcPath] : Array.from({ length: routes }, (_, i) => `/route-${i}`)
+  const matches = name === 'grpc' ? [grpcPath] : Array.from({ length: name === 'http1' ? routes : otherRoutes }, (_, i) => `/route-${i}`)
   return [...tls.map((line) => `    ${line}`), ...matches.map((match) => `    location ${match} { ${pass} }`)]
 }

@@ -182,9 +182,10 @@ export class RequestWorld {
     const { client, server, serving } = this.#credentials
     const [ip, to] = [this.#ip('middle'), this.#ip('server')]
     const directory = join(this.#directory, `${name}-${routes}`)
+    const otherRoutes = this.#routes.http2
     const child = name === 'envoy'
-      ? await this.#run('middle', waypoint(this.#programs.envoy.binary, directory, { files: server.files, client: identities.client, server: identities.server, ip, to, routes }), hbonePort)
-      : await this.#run('middle', proxyCommand(this.#programs.nginx.binary, directory, { serving, client: client.files, servingName, listen: ip, to, routes }), tlsPort('http1'))
+      ? await this.#run('middle', waypoint(this.#programs.envoy.binary, directory, { files: server.files, client: identities.client, server: identities.server, ip, to, routes, otherRoutes }), hbonePort)
+      : await this.#run('middle', proxyCommand(this.#programs.nginx.binary, directory, { serving, client: client.files, servingName, listen: ip, to, routes, otherRoutes }), tlsPort('http1'))
     this.#rivals.set(name, child)
     this.#pids.set(name, child.pid)
     await this.#pin(child.pid)
@@ -196,7 +197,7 @@ export class RequestWorld {
         const url = `http://127.0.0.1:${this.port(name, protocol)}/route-${routes - 1}`
         const curl = [...this.#inside('client'), 'curl', '-s', '-o', '/dev/null', '--max-time', '5', '-w', '%{http_code}', ...(protocols[protocol].isHttp2 ? ['--http2-prior-knowledge'] : []), url]
         let last = ''
-        await eventually(`${name} serves ${routes} routes over ${protocols[protocol].title}`, async () => (last = (await runCommand(curl)).stdout) === '200', 120_000).catch((error: unknown) => {
+        await eventually(`${name} serves ${routes} routes over ${protocols[protocol].title}`, async () => (last = (await runCommand(curl)).stdout) === '200', 240_000).catch((error: unknown) => {
           throw new MeshError('COMMAND_FAILED', `${name} answers ${last} over ${protocols[protocol].title}`, { cause: error })
         })
       }
@@ -212,7 +213,7 @@ export class RequestWorld {
     await eventually(`${command[0] ?? ''} listens on ${port} in ${pod}`, async () => {
       if (isOver) throw new MeshError('COMMAND_FAILED', `${command.join(' ')} ended: ${child.stderr.trim()}`)
       return (await runCommand([...this.#inside(pod), 'ss', '-Hltn', `sport = :${port}`])).stdout !== ''
-    }, 60_000)
+    }, 240_000)
     return child
   }
 
