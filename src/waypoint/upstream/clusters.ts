@@ -52,7 +52,7 @@ export class Clusters {
 
   /** `authority` is that of the request, or a server name: it counts where endpoints are found by name. */
   find(to: BackendTarget, authority: string | undefined): ClusterAnswer {
-    const isByName = to.t === 'service' && isFoundByName(to.service) && this.#context.parts.store.endpoints(serviceKey(to.service)).length === 0
+    const isByName = to.t === 'service' && (this.#hasNoEndpoints(to.service) || this.#needsServerName(to))
     const host = isByName ? hostIn(to.service, authority) : ''
     if (host === undefined) return { t: 'none', because: 'foreignHost' }
     const owner = to.t === 'service' ? serviceKey(to.service) : to.workload.uid
@@ -135,13 +135,25 @@ export class Clusters {
         const now = current()
         const labels = subset === undefined ? undefined : destination(key)?.subsets.get(subset)?.labels
         if (!now || (subset !== undefined && !labels)) return { t: 'none', because: 'noEndpoints', appProtocol: 'unknown' }
-        return host === '' ? serviceFacts(now, this.#request(port, policy, labels)) : hostFacts(host, now, port)
+        const isOfEndpoints = host === '' || !this.#hasNoEndpoints(now)
+        return isOfEndpoints ? serviceFacts(now, this.#request(port, policy, labels)) : hostFacts(host, now, port)
       },
       isDraining: ({ id, facts }) => {
         const workload = store.workload(id)
         return workload !== undefined && !facts.isWaypoint && !workload.isHealthy && workload.services.has(key)
       },
     }
+  }
+
+  #hasNoEndpoints(service: Service): boolean {
+    return isFoundByName(service) && this.#context.parts.store.endpoints(serviceKey(service)).length === 0
+  }
+
+  /** Of TLS that we begin to one of many hosts the request says to which. */
+  #needsServerName({ service, port, subset }: BackendTarget & { t: 'service' }): boolean {
+    if (!service.hostname.startsWith('*.')) return false
+    const { tls } = policyOf(this.#context.parts.destination(serviceKey(service)), port, subset)
+    return tls !== undefined && tls.serverName === undefined
   }
 
   #request(port: number, { localityFailover }: TrafficPolicy, labels: FactsRequest['labels']): FactsRequest {

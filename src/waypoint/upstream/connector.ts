@@ -51,12 +51,15 @@ async function openTunnel(plan: ConnectPlan, way: Way & { t: 'tunnel' }, parts: 
 }
 
 function dial(to: SocketAddr, timeoutMs: number, parts: UpstreamParts, signal: AbortSignal): Promise<Socket> {
-  const { dial: call = dialHere, resolve = resolveName, clock } = parts
+  const { dial: call = dialHere, resolve = resolveName, clock, store, self } = parts
   const byName = async ({ address }: { readonly address: SocketAddr }, given: AbortSignal): Promise<Socket> => {
     if (isIP(address.ip) !== 0) return await call(address, given)
-    // A name that somebody else owns must not lead to this pod itself, or to what answers on link-local addresses.
-    const outside = (await resolve(address.ip)).filter((ip) => !isInside(ip)).slice(0, mostAddresses)
-    let last: unknown = new MeshError('CONNECT_UNREACHABLE', `${address.ip} has no address outside this host`, { source: 'upstream' })
+    // A name that somebody else owns must not lead to this pod itself, to what answers on link-local addresses, or in plain text and
+    // without a caller's identity into the mesh.
+    const network = self()?.network ?? ''
+    const isMeshed = (ip: string): boolean => (store.workloadByIp(network, ip)?.tunnelProtocol ?? 'none') !== 'none'
+    const outside = (await resolve(address.ip)).filter((ip) => !isInside(ip) && !isMeshed(ip)).slice(0, mostAddresses)
+    let last: unknown = new MeshError('CONNECT_UNREACHABLE', `${address.ip} has no address outside this host and the mesh`, { source: 'upstream' })
     for (const ip of outside) {
       try {
         return await call({ ip, port: address.port }, given)

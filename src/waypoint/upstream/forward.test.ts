@@ -173,6 +173,27 @@ describe('what a backend may do', () => {
     if (outcome.t === 'response' && outcome.body) await textOf(outcome.body)
   })
 
+  it('hold a WebSocket longer than connections may rest', async () => {
+    const w = world({ limits: { unusedMs: 60 } })
+    w.policy({ idleTimeoutMs: 30 })
+    const { server } = await w.backend('a', (_, res) => res.end())
+    server.on('upgrade', (req, socket: Socket) => {
+      const accept = createHash('sha1').update(`${req.headers['sec-websocket-key']}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64')
+      socket.write(`HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: ${accept}\r\n\r\n`)
+      socket.pipe(socket)
+    })
+    const { outcome } = await w.ask({ upgrade: 'websocket' })
+    if (outcome.t !== 'upgraded') throw new Error(`not upgraded: ${outcome.t}`)
+    await expect.poll(() => w.forwarder.stats()[0]?.pools).toBe(0)
+    w.remove('a')
+    outcome.stream.write('still here')
+    const [chunk] = await once(outcome.stream, 'data') as [Buffer]
+    expect(chunk.toString()).toBe('still here')
+    outcome.stream.destroy()
+    await settled(w)
+    await expect.poll(() => w.forwarder.stats()).toEqual([])
+  })
+
   it('change to WebSocket', async () => {
     const w = world()
     const { server } = await w.backend('a', (_, res) => res.writeHead(426).end())
