@@ -27,8 +27,8 @@ export function gatewayRun({ metadata: { namespace, name } }: GatewayManifest, c
       // It needs low ports, and a checkout may be in a directory that only its owner can enter.
       securityContext: { allowPrivilegeEscalation: false, capabilities: { drop: ['ALL'], add: ['NET_BIND_SERVICE', 'DAC_READ_SEARCH'] } },
     },
-    // Services it knows by itself; who asks for other names is not captured, so it asks as this machine does.
-    pod: { dnsPolicy: 'Default' },
+    // Services it knows by itself. Names outside it asks for as other pods do: this machine's name servers need not be reached from a pod.
+    pod: { dnsPolicy: 'ClusterFirst' },
     env: [
       { name: 'SIDESTEP_GATEWAY', value: `${namespace}/${name}` },
       { name: 'SIDESTEP_POD_NAME', ...field('metadata.name') },

@@ -11,6 +11,7 @@ import { ConnectionLimit, doorLimit, limitFromOpenFiles } from '../member/connec
 import { caOptionsOf, xdsOptionsOf } from '../member/control-plane-options.ts'
 import { NodeIdentities } from '../member/identities.ts'
 import { MeshState } from '../member/mesh-state.ts'
+import { NameLookup } from '../member/name-lookup.ts'
 import { retireStale } from '../member/stale-tunnels.ts'
 import { certificateMetrics, countedAuthority, limitMetrics, xdsMetrics } from '../member/telemetry/component-metrics.ts'
 import { hboneEvents, poolMetrics } from '../member/telemetry/tunnel-metrics.ts'
@@ -98,10 +99,11 @@ export class Waypoint {
       dial: ({ address }, signal) => dialTcp(address, { ...dialOptions, signal }),
     })
     const common = { clock: systemClock, random: Math.random }
+    const names = new NameLookup(common)
     this.forwarder = new UpstreamForwarder({
       ...common, store: this.mesh.store, self: () => this.self(), destination: (key) => this.resources.get('destination', key)?.destination,
       secret: (key) => this.resources.get('secret', key), tunnels: this.pool, identity: this.identity, sourceKey: this.#podName,
-      dial: (to, signal) => dialTcp(to, { ...dialOptions, signal }), log: logger.child({ component: 'upstream' }), sessionKeys, events: metrics.upstreamEvents,
+      dial: (to, signal) => dialTcp(to, { ...dialOptions, signal }), resolve: (host) => names.all(host), log: logger.child({ component: 'upstream' }), sessionKeys, events: metrics.upstreamEvents,
     })
     const paths = { escapedSlashes: config.escapedSlashes }
     const chains = new CompiledChains(this.resources, paths)

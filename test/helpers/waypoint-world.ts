@@ -5,6 +5,7 @@ import { stringify } from 'yaml'
 import { silentLogger } from '../../src/core/log.ts'
 import type { CommandResult } from '../../src/local/command.ts'
 import { LocalMesh } from '../../src/local/mesh.ts'
+import type { LocalMeshOptions } from '../../src/local/mesh-options.ts'
 import { uniqueName } from './instances.ts'
 import { LineProcess } from './line-process.ts'
 import { eventually } from './meshed-world.ts'
@@ -67,7 +68,7 @@ export class WaypointWorld implements AsyncDisposable {
     this.mesh = mesh
   }
 
-  static async start(more: readonly Yaml[] = [], gateway: Yaml = waypoint(), controlPlaneEnvironment: Readonly<Record<string, string>> = {}): Promise<WaypointWorld> {
+  static async start(more: readonly Yaml[] = [], gateway: Yaml = waypoint(), controlPlaneEnvironment: Readonly<Record<string, string>> = {}, options: Partial<LocalMeshOptions> = {}): Promise<WaypointWorld> {
     const objects = [
       { apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'shop', labels: { 'sidestep.dev/mesh': 'enabled', 'sidestep.dev/use-waypoint': 'waypoint' } } },
       { apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'away', labels: { 'sidestep.dev/mesh': 'enabled' } } },
@@ -81,7 +82,7 @@ export class WaypointWorld implements AsyncDisposable {
       },
       ...more,
     ]
-    const mesh = await LocalMesh.start({ name: uniqueName('wp'), manifests: yamlOf(objects), logger: silentLogger, controlPlaneEnvironment })
+    const mesh = await LocalMesh.start({ name: uniqueName('wp'), manifests: yamlOf(objects), logger: silentLogger, controlPlaneEnvironment, ...options })
     const world = new WaypointWorld(mesh)
     try {
       await mesh.waitReady(60_000)
