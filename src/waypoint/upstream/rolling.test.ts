@@ -19,7 +19,7 @@ afterEach(async () => {
   for (const each of open.splice(0).reverse()) await each.close()
 })
 
-async function proxied(w: World): Promise<number> {
+async function proxied(w: World, protocol: 'http1' | 'http2'): Promise<number> {
   const handler: Handler<ConnectionContext> = async (request) => {
     const { method, scheme, authority, path, query, headers } = request.head
     const outcome = await w.forwarder.forward({
@@ -34,7 +34,7 @@ async function proxied(w: World): Promise<number> {
   const sockets = new Set<Socket>()
   const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
     sockets.add(socket)
-    void front.detectAndServe(socket, { connection: w.context(), scheme: 'http' })
+    front.serve(socket, { connection: w.context(), scheme: 'http', protocol })
   })
   open.push(w, front, { close: () => sockets.forEach((socket) => socket.destroy()) })
   return w.listen(server)
@@ -42,7 +42,7 @@ async function proxied(w: World): Promise<number> {
 
 it('loses no request while backends crash and are replaced', async () => {
   const w = new World()
-  const port = await proxied(w)
+  const port = await proxied(w, 'http1')
   const agent = new http.Agent({ keepAlive: true, maxSockets: 8 })
   open.push({ close: () => agent.destroy() })
   const servers: Server[] = []
@@ -53,9 +53,9 @@ it('loses no request while backends crash and are replaced', async () => {
   await start('b0')
   await start('b1')
   const counts = new Map<string, number>()
-  let isOver = false
+  const state = { isOver: false }
   const client = async (): Promise<void> => {
-    while (!isOver) {
+    while (!state.isOver) {
       const answer = await new Promise<string>((resolve) => {
         http.get({ port, host: '127.0.0.1', agent, headers: { host: 'api.shop' } }, (res) => {
           textOf(res).then((body) => resolve(`${res.statusCode} ${body}`), (error: unknown) => resolve(String(error)))
@@ -74,7 +74,7 @@ it('loses no request while backends crash and are replaced', async () => {
     await new Promise((resolve) => setTimeout(resolve, 60))
     w.remove(`b${round - 2}`)
   }
-  isOver = true
+  state.isOver = true
   await Promise.all(clients)
   const failed = [...counts].filter(([answer]) => !answer.startsWith('200 b'))
   expect(failed).toEqual([])
@@ -84,7 +84,7 @@ it('loses no request while backends crash and are replaced', async () => {
 
 it('carries gRPC both ways at once, with flow control and trailers', async () => {
   const w = new World({}, 'grpc')
-  const port = await proxied(w)
+  const port = await proxied(w, 'http2')
   await w.http2Backend('a', (stream) => {
     stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true })
     stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0', 'grpc-message': 'fine' }))
@@ -109,7 +109,7 @@ it('carries gRPC both ways at once, with flow control and trailers', async () =>
 
 it('holds many idle WebSockets, and lets each of them go', async () => {
   const w = new World()
-  const port = await proxied(w)
+  const port = await proxied(w, 'http1')
   const { server } = await w.backend('a', (_, res) => res.end())
   const { acceptOf } = await import('../http/websocket.ts')
   server.on('upgrade', (req, socket: Socket) => {
