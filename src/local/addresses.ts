@@ -7,6 +7,8 @@ export const maxNodes = 64
 /** Gateway of the underlay: the bridge itself, standing for everything outside the cluster. */
 export const underlayIps = { v4: '172.30.255.254', v6: 'fd00:172:30::ffff' } as const
 export const clusterDns = { v4: '10.96.0.10', v6: 'fd00:10:96::a' } as const
+/** Where the name server behind port 53 listens: a name server outside, in the same namespace, may listen on 53 of all addresses. */
+export const clusterDnsPort = 10_053
 export const serviceRanges = { v4: '10.96.0.0/16', v6: 'fd00:10:96::/112' } as const
 export const podRanges = { v4: '10.244.0.0/16', v6: 'fd00:10:244::/48' } as const
 /** Next hop of every pod, answered by the node's end of the pod's link; the same on all nodes, as with Calico. */

@@ -11,7 +11,7 @@ import { Netns } from '../kernel/netns.ts'
 import { bindUdpInNetns, datagramSocket, listenInNetns } from '../kernel/sockets.ts'
 import type { ServiceManifest } from '../model/manifest.ts'
 import type { RuntimeFacts } from '../model/running-pod.ts'
-import { clusterDns } from './addresses.ts'
+import { clusterDns, clusterDnsPort } from './addresses.ts'
 import { DnsConnection } from './dns-connection.ts'
 import { DnsForwarder } from './dns-forwarder.ts'
 import { LocalNames } from './dns-names.ts'
@@ -28,7 +28,6 @@ const maxUnsent = 256
 const outsideTtl = 5
 /** One line in that time: a flood must not become a flood of logs. */
 const overloadLogIntervalMs = 10_000
-const dnsPort = 53
 
 export interface DnsServerOptions {
   /** Path that opens the namespace which has the cluster DNS addresses. */
@@ -101,11 +100,11 @@ export class DnsServer {
   }
 
   async #listen(netns: Netns, host: string): Promise<void> {
-    const socket = await datagramSocket(await bindUdpInNetns(netns, { port: dnsPort, host }), host)
+    const socket = await datagramSocket(await bindUdpInNetns(netns, { port: clusterDnsPort, host }), host)
     this.#datagramSockets.push(socket)
     socket.on('message', (message, from) => this.#datagram(message, from, socket))
     socket.on('error', (error) => this.#logger.warn({ error: error.message }, 'dns socket failed'))
-    const descriptor = await listenInNetns(netns, { port: dnsPort, host, backlog: maxConnections })
+    const descriptor = await listenInNetns(netns, { port: clusterDnsPort, host, backlog: maxConnections })
     const server = createServer({ allowHalfOpen: true, noDelay: true }, (connection) => this.#accept(connection))
     this.#servers.push(server)
     await new Promise<void>((resolve, reject) => {

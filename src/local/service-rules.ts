@@ -2,7 +2,7 @@
 // namespace, for pods' traffic and for the node's own. Pure: one full ruleset in, one transaction out.
 import { isIpv6Address } from '../core/address.ts'
 import type { IpPair } from './addresses.ts'
-import { clusterDns, serviceRanges } from './addresses.ts'
+import { clusterDns, clusterDnsPort, serviceRanges } from './addresses.ts'
 
 export interface ServicePort {
   readonly protocol: 'TCP' | 'UDP'
@@ -48,6 +48,9 @@ export function serviceRules(services: readonly ServiceRoute[], node: IpPair): s
     pairSet('hairpins6', 'ipv6_addr', hairpins.v6),
     '  chain services {',
     ...rules.map((rule) => `    ${rule}`),
+    // Last: a Service with that address goes first.
+    `    ip daddr ${clusterDns.v4} meta l4proto { tcp, udp } th dport 53 dnat ip to ${clusterDns.v4}:${clusterDnsPort}`,
+    `    ip6 daddr ${clusterDns.v6} meta l4proto { tcp, udp } th dport 53 dnat ip6 to [${clusterDns.v6}]:${clusterDnsPort}`,
     '  }',
     '  chain pods { type nat hook prerouting priority dstnat; policy accept; jump services; }',
     '  chain node { type nat hook output priority -100; policy accept; jump services; }',
@@ -57,9 +60,9 @@ export function serviceRules(services: readonly ServiceRoute[], node: IpPair): s
     `    ct status dnat ip6 saddr . ip6 daddr @hairpins6 snat ip6 to ${node.v6}`,
     '  }',
     '  chain unserved {',
-    // Served by the mesh itself, unless a Service with that address is.
-    `    ip daddr ${clusterDns.v4} meta l4proto { tcp, udp } th dport 53 accept`,
-    `    ip6 daddr ${clusterDns.v6} meta l4proto { tcp, udp } th dport 53 accept`,
+    // Served by the mesh itself.
+    `    ip daddr ${clusterDns.v4} meta l4proto { tcp, udp } th dport ${clusterDnsPort} accept`,
+    `    ip6 daddr ${clusterDns.v6} meta l4proto { tcp, udp } th dport ${clusterDnsPort} accept`,
     `    ip daddr ${serviceRanges.v4} meta l4proto tcp reject with tcp reset`,
     `    ip6 daddr ${serviceRanges.v6} meta l4proto tcp reject with tcp reset`,
     `    ip daddr ${serviceRanges.v4} reject`,
@@ -73,8 +76,8 @@ export function serviceRules(services: readonly ServiceRoute[], node: IpPair): s
     `    tcp flags & (syn | ack) == syn update @callers { iifname ${over(dnsRates.connections)} } drop`,
     '  }',
     '  chain forwarded { type filter hook forward priority filter; policy accept;',
-    `    ip daddr ${clusterDns.v4} th dport 53 jump asked`,
-    `    ip6 daddr ${clusterDns.v6} th dport 53 jump asked`,
+    `    ip daddr ${clusterDns.v4} th dport ${clusterDnsPort} jump asked`,
+    `    ip6 daddr ${clusterDns.v6} th dport ${clusterDnsPort} jump asked`,
     '    jump unserved',
     '  }',
     '  chain sent { type filter hook output priority filter; policy accept; jump unserved; }',

@@ -88,7 +88,7 @@ test('rules name each endpoint once, families apart, and hold nothing but addres
   }), { maxLength: 3 })
   fc.assert(fc.property(ports, (list) => {
     const text = serviceRules([{ ips: ['10.96.0.1', 'fd00:10:96::1'], ports: list }], nodeIps(1))
-    const rules = text.split('\n').filter((line) => /dnat ip6? /.test(line) && line.includes('daddr 10.96') || line.includes('daddr fd00:10:96::1 '))
+    const rules = text.split('\n').filter((line) => /dnat ip6? /.test(line) && line.includes('daddr 10.96.0.1 ') || line.includes('daddr fd00:10:96::1 '))
     expect(rules).toHaveLength(list.flatMap((p) => [p.endpoints.some((e) => e.ip.includes('.')), p.endpoints.some((e) => e.ip.includes(':'))]).filter(Boolean).length)
     for (const rule of rules) {
       const isV6 = rule.includes('ip6 daddr')
