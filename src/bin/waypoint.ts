@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// A pod of a Gateway: a waypoint before services and pods of the mesh, or an ingress to them. Reads its settings, builds the parts,
-// wires them, starts, and on SIGTERM finishes what is under way and leaves.
+// A pod of a Gateway: a waypoint before services and pods of the mesh, or an ingress to them. Reads its settings, builds the
+// parts, wires them, starts, and on SIGTERM finishes what is under way and leaves.
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
@@ -33,14 +33,18 @@ async function run(config: Config): Promise<void> {
   const output = pino.destination({ dest: 1, sync: false, minLength: 12 << 10, periodicFlush: logEveryMs, maxLength: 16 << 20 })
   const dropped = logMetrics(metrics)
   output.on('drop', (lines: string) => dropped(lines.split('\n').length - 1))
-  const levels = new LogLevels(pino({ level: 'debug', base: { gateway: config.gateway, node: config.node } }, output), config.logLevel)
+  const base = { gateway: config.gateway, node: config.node }
+  const levels = new LogLevels(pino({ level: 'debug', base }, output), config.logLevel)
   const { logger } = levels
   const telemetry = await openTelemetry({
-    metrics, clock: systemClock, version, logger: logger.child({ component: 'spans' }), writeLine: (lines) => void output.write(lines),
+    metrics, clock: systemClock, version, logger: logger.child({ component: 'spans' }),
+    writeLine: (lines) => void output.write(lines),
     accessLog: { format: config.accessLog, filter: config.accessLogFilter, sample: config.accessLogSample },
     spans: {
       endpoint: config.otlpEndpoint, ratio: config.traceRatio, service: config.gateway.replace(/(.*)\/(.*)/, '$2.$1'),
-      resource: { 'k8s.pod.name': config.podName, 'k8s.namespace.name': config.gateway.replace(/\/.*/, ''), 'k8s.node.name': config.node },
+      resource: {
+        'k8s.pod.name': config.podName, 'k8s.namespace.name': config.gateway.replace(/\/.*/, ''), 'k8s.node.name': config.node,
+      },
     },
   })
   const waypoint = await Waypoint.start({ config, metrics, telemetry, logger })
@@ -64,7 +68,8 @@ async function run(config: Config): Promise<void> {
   process.on('SIGINT', end)
   const { adminSocket, adminAddress, metricsAddress, readinessAddress } = config
   admin = await startAdminServers({
-    socketPath: adminSocket, adminAddress, metricsAddress, readinessAddress, metrics, pages: waypointPages, logger: logger.child({ component: 'admin' }),
+    socketPath: adminSocket, adminAddress, metricsAddress, readinessAddress, metrics, pages: waypointPages,
+    logger: logger.child({ component: 'admin' }),
     source: waypointSource(waypoint, { levels, version, quit: drain }),
   })
   logger.info({ version, 'connections.limit': waypoint.limit.limit }, 'waypoint started')

@@ -1,6 +1,6 @@
-// The admin API as every proxy of ours has it: readiness, metrics, log levels, profiles and the wish to end, on a unix socket that only
-// root can open and on loopback for people. What else there is to see of a proxy it gives as routes of its own. Changes nothing but
-// log levels.
+// The admin API as every proxy of ours has it: readiness, metrics, log levels, profiles and the wish to end, on a unix socket
+// that only root can open and on loopback for people. What else there is to see of a proxy it gives as routes of its own.
+// Changes nothing but log levels.
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { promisify } from 'node:util'
 import { gzip } from 'node:zlib'
@@ -105,7 +105,10 @@ export function metricsHandler(metrics: ProxyMetrics): Handler {
   return safely(answer)
 }
 
-/** `GET /healthz/ready`: 200 or 503, with a sentence of what is waited for. `GET /healthz/live`: 200 from whoever can still answer. */
+/**
+ * `GET /healthz/ready`: 200 or 503, with a sentence of what is waited for. `GET /healthz/live`: 200 from whoever can still
+ * answer.
+ */
 export function readinessHandler({ isReady }: Pick<CommonSource, 'isReady'>): Handler {
   return safely((request, response) => {
     const { url, method } = request
@@ -158,8 +161,8 @@ export function pagesHandler<Source extends CommonSource>(source: Source, pages:
 }
 
 /**
- * `level=LEVEL`, with `component=NAME` for one; or as Istio has it, `level=NAME:LEVEL,...`. `reset` goes back to `initial` before.
- * All of it or nothing.
+ * `level=LEVEL`, with `component=NAME` for one; or as Istio has it, `level=NAME:LEVEL,...`. `reset` goes back to `initial`
+ * before. All of it or nothing.
  */
 function setLevels(initial: Readonly<Record<string, string>>): Route<CommonSource> {
   return (source, query, _request, response) => {

@@ -1,5 +1,5 @@
-// Settings that every proxy of the mesh has, and how a program's table of them is read from its environment. A program spreads these
-// into a table of its own; the environment itself is read in src/bin.
+// Settings that every proxy of the mesh has, and how a program's table of them is read from its environment. A program spreads
+// these into a table of its own; the environment itself is read in src/bin.
 import { z } from 'zod'
 import { MeshError } from '../core/errors.ts'
 
@@ -76,8 +76,8 @@ export interface Translated {
 const nothingTranslated: Translated = { settings: {}, origins: {}, refused: [] }
 
 /**
- * Ours win over what was translated. Throws BAD_CONFIG with every wrong setting named. An unknown SIDESTEP_ variable is an error too:
- * it is a misspelt one.
+ * Ours win over what was translated. Throws BAD_CONFIG with every wrong setting named. An unknown SIDESTEP_ variable is an
+ * error too: it is a misspelt one.
  */
 export function readSettings<Shape extends z.core.$ZodLooseShape>(
   schema: z.ZodObject<Shape>, variables: Readonly<Record<string, string>>, environment: Environment, translated: Translated = nothingTranslated,

@@ -1,5 +1,5 @@
-// What a CONNECT asks of this waypoint, and who asks. A waypoint is no open relay: it leads to what names it as its waypoint and to
-// nothing else, whoever asks. Decides by what the mesh says now; opens no connection.
+// What a CONNECT asks of this waypoint, and who asks. A waypoint is no open relay: it leads to what names it as its waypoint
+// and to nothing else, whoever asks. Decides by what the mesh says now; opens no connection.
 import type { SocketAddr } from '../core/address.ts'
 import type { Identity } from '../core/identity.ts'
 import type { Authority } from '../hbone/authority.ts'
@@ -11,7 +11,9 @@ import { isBehind } from '../policy/destination.ts'
 import { isOffered, isPod } from '../policy/egress.ts'
 import type { Caller, Target } from './context.ts'
 
-/** `unknownDestination` 404, `unknownPort` 404, `notBoundHere` 403; `unknownSelf` 503: the mesh has not told us yet who we are. */
+/**
+ * `unknownDestination` 404, `unknownPort` 404, `notBoundHere` 403; `unknownSelf` 503: the mesh has not told us yet who we are.
+ */
 export type NotAcceptedBecause = 'unknownDestination' | 'unknownPort' | 'notBoundHere' | 'unknownSelf'
 export type Acceptance =
   | { readonly t: 'target'; readonly target: Exclude<Target, { t: 'listener' }> }
@@ -39,7 +41,8 @@ export function targetOf({ store, self, network }: AcceptFacts, authority: Autho
   if (found.t === 'workload') {
     const { workload } = found
     // Nor to itself or another of its kind, whatever is said of its namespace.
-    const isBound = workload.waypoint !== undefined && isBehind(workload.waypoint, self, store) && !isBehind(workload.waypoint, workload, store)
+    const { waypoint } = workload
+    const isBound = waypoint !== undefined && isBehind(waypoint, self, store) && !isBehind(waypoint, workload, store)
     if (!isBound) return refused('notBoundHere')
     // A machine outside is opened by the ports that a service names, and no further; else every entry would open all of it.
     const isOpen = workload.tunnelProtocol !== 'none' || isPod(workload) || isOffered(workload, found.port, caller, store)
@@ -56,8 +59,12 @@ export function isBoundHere(service: Service, self: Workload, store: WorkloadSto
   return !self.services.has(serviceKey(service)) && waypoints.some((waypoint) => isBehind(waypoint, self, store))
 }
 
-/** As a client's ztunnel finds it: a service of this very address, then the workload at it, then a service of a range around it. */
-function find(store: WorkloadStore, authority: Authority, network: string, namespace: string, preferred: string): Exclude<Target, { t: 'listener' }> | undefined {
+/**
+ * As a client's ztunnel finds it: a service of this very address, then the workload at it, then a service of a range around it.
+ */
+function find(
+  store: WorkloadStore, authority: Authority, network: string, namespace: string, preferred: string,
+): Exclude<Target, { t: 'listener' }> | undefined {
   if (authority.t === 'hostname') {
     const service = serviceOfName(store, authority.hostname, namespace, preferred)
     return service && { t: 'service', service, port: authority.port }
@@ -83,11 +90,14 @@ export function serviceOfName(store: WorkloadStore, hostname: string, namespace:
 }
 
 /**
- * Who asks: as the certificate proves. The address is what its ztunnel says in `forwarded`, since the connection's own is the same
- * for all pods of a node behind one ztunnel in some setups, and may be a NAT's. A ztunnel holds the keys, not the application, so
- * an application cannot say it; who holds its own key (a gateway) cannot take the address of a pod that runs as somebody else.
+ * Who asks: as the certificate proves. The address is what its ztunnel says in `forwarded`, since the connection's own is the
+ * same for all pods of a node behind one ztunnel in some setups, and may be a NAT's. A ztunnel holds the keys, not the
+ * application, so an application cannot say it; who holds its own key (a gateway) cannot take the address of a pod that runs as
+ * somebody else.
  */
-export function callerOf({ store, network }: Pick<AcceptFacts, 'store' | 'network'>, identity: Identity, peer: SocketAddr, forwarded: SocketAddr | undefined): Caller {
+export function callerOf(
+  { store, network }: Pick<AcceptFacts, 'store' | 'network'>, identity: Identity, peer: SocketAddr, forwarded: SocketAddr | undefined,
+): Caller {
   const said = forwarded ?? peer
   const there = store.workloadByIp(network, said.ip)
   const isSelf = there !== undefined && isOf(there, identity)
@@ -101,19 +111,27 @@ function isOf({ namespace, serviceAccount }: Workload, identity: Identity): bool
 }
 
 /**
- * Whether the caller is an ingress of our own namespace, which speaks for its clients. Its pod says so by a label, and whoever writes
- * pods there decides about this waypoint, too; ingresses of other namespaces have to be named in the settings.
+ * Whether the caller is an ingress of our own namespace, which speaks for its clients. Its pod says so by a label, and whoever
+ * writes pods there decides about this waypoint, too; ingresses of other namespaces have to be named in the settings.
  */
 export function isOwnIngress({ identity, workload }: Caller, own: Identity): boolean {
-  if (identity?.namespace !== own.namespace || identity.trustDomain !== own.trustDomain || workload?.nativeTunnel !== true) return false
+  if (identity?.namespace !== own.namespace || identity.trustDomain !== own.trustDomain) return false
+  if (workload?.nativeTunnel !== true) return false
   const name = workload.labels?.[gatewayClassLabel]
   return name !== undefined && gatewayRole(name, undefined) === 'ingress'
 }
 
-/** What the port was declared to speak; `unknown` where nobody said. A workload's is that of the services that it serves there. */
+/**
+ * What the port was declared to speak; `unknown` where nobody said. A workload's is that of the services that it serves there.
+ */
 export function declaredProtocol(store: WorkloadStore, target: Target): AppProtocol {
-  if (target.t === 'service') return target.service.ports.find(({ servicePort }) => servicePort === target.port)?.appProtocol ?? 'unknown'
-  if (target.t === 'listener') return target.listener.protocol === 'tcp' || target.listener.protocol === 'tls' ? target.listener.protocol : 'http11'
+  if (target.t === 'service') {
+    return target.service.ports.find(({ servicePort }) => servicePort === target.port)?.appProtocol ?? 'unknown'
+  }
+  if (target.t === 'listener') {
+    const { protocol } = target.listener
+    return protocol === 'tcp' || protocol === 'tls' ? protocol : 'http11'
+  }
   for (const [key, own] of target.workload.services) {
     const ports = own.length > 0 ? own : store.service(key)?.ports ?? []
     const protocol = ports.find(({ targetPort }) => targetPort === target.port)?.appProtocol

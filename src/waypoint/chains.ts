@@ -1,6 +1,6 @@
 // What holds for one target, compiled from the gateway's resources when it is first asked for and again only when one of the
-// resources that it was made of was replaced. Two requests between which nothing changed get the same object; nobody sees half of a
-// change. What the control plane said and nobody here understands refuses.
+// resources that it was made of was replaced. Two requests between which nothing changed get the same object; nobody sees half
+// of a change. What the control plane said and nobody here understands refuses.
 import { formatAddr } from '../core/address.ts'
 import { policyKey } from '../model/authorization.ts'
 import type { AuthorizationL7 } from '../model/authorization-l7.ts'
@@ -23,7 +23,9 @@ type FoundRoutes = Found<'routes'> | undefined
 type FoundSecurity = Found<'security'>
 
 export interface CompiledChain extends Chain {
-  /** Which sort of connection the rules are for, where they leave no choice: the other sort has none, and nothing has a default. */
+  /**
+   * Which sort of connection the rules are for, where they leave no choice: the other sort has none, and nothing has a default.
+   */
   readonly sort: 'http' | 'tcp' | undefined
   /** Whether rules route requests: what is none must not slip by them. */
   readonly routesRequests: boolean

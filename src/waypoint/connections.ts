@@ -1,7 +1,8 @@
-// Every accepted connection, from a tunnel or from an edge, on its way to who serves it: says what it speaks, hands requests to the
-// HTTP front, and carries the rest as it is where rules and policies let it. What has rules for requests and is none is refused,
-// never passed by them. Opens no backend itself; the forwarder does.
+// Every accepted connection, from a tunnel or from an edge, on its way to who serves it: says what it speaks, hands requests to
+// the HTTP front, and carries the rest as it is where rules and policies let it. What has rules for requests and is none is
+// refused, never passed by them. Opens no backend itself; the forwarder does.
 import type { Duplex } from 'node:stream'
+import { formatAddr } from '../core/address.ts'
 import type { Clock } from '../core/clock.ts'
 import { describeError, MeshError } from '../core/errors.ts'
 import { formatIdentity } from '../core/identity.ts'
@@ -99,7 +100,8 @@ export class Connections {
     const declared = declaredProtocol(this.#parts.store, target)
     if (sort === 'http' || tcp.hasServerNames || needsServerName(this.#parts, target)) return undefined
     if (sort === 'tcp' || declared === 'tcp') return { t: 'carry' }
-    return declared === 'unknown' && !routesRequests && this.#parts.memory.isServerFirst(portKey(target)) ? { t: 'carry' } : undefined
+    if (declared !== 'unknown' || routesRequests) return undefined
+    return this.#parts.memory.isServerFirst(portKey(target)) ? { t: 'carry' } : undefined
   }
 
   async #look(stream: Duplex, chain: CompiledChain, context: ConnectionContext): Promise<Way> {
@@ -109,17 +111,23 @@ export class Connections {
     // Without a server name nobody would take it, so it is waited for.
     const needsName = needsServerName(this.#parts, context.target)
       || (chain.sort === 'tcp' && chain.tcp.match(undefined, context.caller.identity?.namespace) === undefined)
-    const detected = await detect(stream, { clock, withinMs: (declared === 'tls' && chain.sort !== 'http') || needsName ? helloMs : detectMs })
+    const isForTls = (declared === 'tls' && chain.sort !== 'http') || needsName
+    const detected = await detect(stream, { clock, withinMs: isForTls ? helloMs : detectMs })
     const { serverName } = detected.t === 'tls' ? detected : {}
     const carry: Way = { t: 'carry', ...(serverName !== undefined && { serverName }) }
     if (chain.sort === 'tcp') return carry
-    if (detected.t === 'http1' || detected.t === 'http2') return declared === 'tls' || declared === 'tcp' ? carry : { t: 'http', protocol: detected.t }
+    if (detected.t === 'http1' || detected.t === 'http2') {
+      return declared === 'tls' || declared === 'tcp' ? carry : { t: 'http', protocol: detected.t }
+    }
     // What is no HTTP gets its 400 from the front, where only HTTP was declared.
     if (isHttp) return { t: 'http', protocol: declared === 'http11' ? 'http1' : 'http2' }
     const isSilent = detected.t === 'opaque' && detected.because === 'silent'
-    const isForRequests = chain.sort === 'http' || (chain.routesRequests && chain.tcp.match(serverName, context.caller.identity?.namespace) === undefined)
+    const isForRequests = chain.sort === 'http'
+      || (chain.routesRequests && chain.tcp.match(serverName, context.caller.identity?.namespace) === undefined)
     // A client that opened its connection ahead of its request must not be taken for one of another protocol.
-    if (isSilent && (isForRequests || (chain.hasHttpRules && !this.#judge(chain, context).allowed))) return { t: 'http', protocol: 'http1' }
+    if (isSilent && (isForRequests || (chain.hasHttpRules && !this.#judge(chain, context).allowed))) {
+      return { t: 'http', protocol: 'http1' }
+    }
     return isForRequests ? notHttp : carry
   }
 
@@ -203,14 +211,19 @@ export class Connections {
   #judge(chain: CompiledChain, { caller, target, serverName }: ConnectionContext): L7Verdict {
     const { identity, address } = caller
     return judgeConnection(chain.authorizer, {
-      connection: { identity, sourceIp: address.ip, destination: { ip: this.#ipOf(target), port: target.t === 'listener' ? target.listener.port : target.port } },
+      connection: {
+        identity, sourceIp: address.ip,
+        destination: { ip: this.#ipOf(target), port: target.t === 'listener' ? target.listener.port : target.port },
+      },
       remoteIp: address.ip, ...(serverName !== undefined && { serverName }),
     })
   }
 
   #ipOf(target: Target): string {
     const { ownIp } = this.#parts
-    if (target.t === 'service') return target.service.addresses.find(({ prefixLength }) => prefixLength === undefined)?.ip ?? ownIp
+    if (target.t === 'service') {
+      return target.service.addresses.find(({ prefixLength }) => prefixLength === undefined)?.ip ?? ownIp
+    }
     return target.t === 'workload' ? target.workload.ips[0] ?? ownIp : ownIp
   }
 
@@ -243,7 +256,7 @@ export class Connections {
 
   views(): { readonly caller: string; readonly client: string; readonly target: string }[] {
     return [...this.#carried].map(({ context: { caller, target } }) => ({
-      caller: caller.identity ? formatIdentity(caller.identity) : '', client: `${caller.address.ip}:${caller.address.port}`, target: portKey(target),
+      caller: caller.identity ? formatIdentity(caller.identity) : '', client: formatAddr(caller.address), target: portKey(target),
     }))
   }
 

@@ -1,5 +1,5 @@
-// Which listener of a port a connection or request belongs to: the one with the most specific hostname, and no other, whether or not it
-// has a rule. Pure.
+// Which listener of a port a connection or request belongs to: the one with the most specific hostname, and no other, whether
+// or not it has a rule. Pure.
 import type { GatewayListener } from '../model/route.ts'
 
 export class PortListeners {

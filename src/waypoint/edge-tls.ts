@@ -1,5 +1,6 @@
-// TLS that ends at an ingress: certificates by server name out of Secrets, in force from the next handshake on when they change, and
-// certificates of clients where a listener asks for them. Never goes without: what is missing or broken makes handshakes fail.
+// TLS that ends at an ingress: certificates by server name out of Secrets, in force from the next handshake on when they
+// change, and certificates of clients where a listener asks for them. Never goes without: what is missing or broken makes
+// handshakes fail.
 import { createHash, X509Certificate } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { createSecureContext, createServer } from 'node:tls'

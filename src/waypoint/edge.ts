@@ -1,6 +1,6 @@
-// The doors of an ingress: a port for each that its Gateway's listeners name, opened and closed as they come and go without touching
-// what stands. Knows who a connection is from (also by a PROXY header), ends TLS where a listener says so, and gives each connection and
-// each request to the one listener that it belongs to. Nobody here has an identity of the mesh.
+// The doors of an ingress: a port for each that its Gateway's listeners name, opened and closed as they come and go without
+// touching what stands. Knows who a connection is from (also by a PROXY header), ends TLS where a listener says so, and gives
+// each connection and each request to the one listener that it belongs to. Nobody here has an identity of the mesh.
 import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import type { SocketAddr } from '../core/address.ts'
@@ -83,7 +83,8 @@ export class Edge {
     this.#shares = new CallerShares(options.limit)
     this.#from = rangesOf(options.proxyProtocolFrom)
     this.#tls = new EdgeTls({
-      resources: options.resources, onFailure: options.onRefused, logger: options.logger, onSecure: (tls, listener) => this.#onSecure(tls, listener),
+      resources: options.resources, onFailure: options.onRefused, logger: options.logger,
+      onSecure: (tls, listener) => this.#onSecure(tls, listener),
     })
   }
 
@@ -216,7 +217,8 @@ export class Edge {
     const serverName = typeof tls.servername === 'string' && tls.servername !== '' ? tls.servername.toLowerCase() : undefined
     const clientCertificate = clientCertificateOf(tls)
     const context: ConnectionContext = {
-      ...before, target: { t: 'listener', listener }, ...(serverName !== undefined && { serverName }), ...(clientCertificate && { clientCertificate }),
+      ...before, target: { t: 'listener', listener },
+      ...(serverName !== undefined && { serverName }), ...(clientCertificate && { clientCertificate }),
     }
     if (listener.protocol !== 'https') void connections.carry(tls, context, serverName)
     else if (tls.alpnProtocol === 'h2') front.serve(tls, { connection: context, scheme: 'https', protocol: 'http2' })
@@ -241,7 +243,8 @@ export class Edge {
     const listener = listeners?.of(hostOf(request.head.authority))
     if (!listener) return this.#answer(request, 404, 'no listener is for this host')
     if (listener.key === own.key) return inner(request)
-    // Another listener may ask for other certificates: a client that reuses its connection shall make one of its own (RFC 9110, 15.5.20).
+    // Another listener may ask for other certificates: a client that reuses its connection shall make one of its own (RFC 9110,
+    // 15.5.20).
     if (own.protocol === 'https') return this.#answer(request, 421, 'this host is not served on this connection')
     return inner(moved(request, this.#contextOf(request.connection, listener)))
   }
@@ -287,7 +290,9 @@ function contextOf(client: SocketAddr, listener: GatewayListener): ConnectionCon
   return { caller: { identity: undefined, address: client, workload: undefined }, target: { t: 'listener', listener } }
 }
 
-/** The same request on behalf of another listener. Field by field: a copy of all would make the signal that most never ask for. */
+/**
+ * The same request on behalf of another listener. Field by field: a copy of all would make the signal that most never ask for.
+ */
 function moved(request: Request<ConnectionContext>, connection: ConnectionContext): Request<ConnectionContext> {
   const { head, body, hasBody, contentLength, trailers, acceptsTrailers, protocol, isGrpc, upgrade } = request
   return {

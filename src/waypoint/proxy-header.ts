@@ -1,6 +1,6 @@
 // The PROXY protocol's header as a load balancer before an ingress sends it, versions 1 and 2 (haproxy.org/download/2.9/doc/
-// proxy-protocol.txt): who the client really is. Strict, because who can get a header misread chooses the address that policies see:
-// one spelling, nothing guessed, nothing skipped. Pure, and never throws.
+// proxy-protocol.txt): who the client really is. Strict, because who can get a header misread chooses the address that policies
+// see: one spelling, nothing guessed, nothing skipped. Pure, and never throws.
 import { canonicalIp } from '../core/address.ts'
 import type { SocketAddr } from '../core/address.ts'
 
@@ -46,7 +46,8 @@ function readVersion1(view: Buffer): ProxyHeader {
   const end = view.subarray(0, longestLine).indexOf('\r\n')
   if (end < 0) {
     // A line may end between the two; any other control character ends the matter.
-    const isLine = view.subarray(0, longestLine).every((byte, i) => (byte >= 0x20 && byte < 0x7f) || (byte === 0x0d && i === view.length - 1))
+    const isLast = (i: number): boolean => i === view.length - 1
+    const isLine = view.subarray(0, longestLine).every((byte, i) => (byte >= 0x20 && byte < 0x7f) || (byte === 0x0d && isLast(i)))
     if (!isLine) return bad('badLine')
     return view.length < longestLine ? more : bad('tooLong')
   }
@@ -55,7 +56,8 @@ function readVersion1(view: Buffer): ProxyHeader {
   const [, family, from = '', to = '', fromPort = '', toPort = ''] = line1.exec(line) ?? []
   if (family === undefined) return bad('badLine')
   const ip = addressOf(from, family)
-  if (ip === undefined || addressOf(to, family) === undefined || Number(fromPort) > 65_535 || Number(toPort) > 65_535) return bad('badAddress')
+  const arePorts = Number(fromPort) <= 65_535 && Number(toPort) <= 65_535
+  if (ip === undefined || addressOf(to, family) === undefined || !arePorts) return bad('badAddress')
   return { t: 'header', length: end + 2, source: { ip, port: Number(fromPort) } }
 }
 

@@ -1,6 +1,6 @@
-// What the control plane told this gateway beyond workloads and services, by kind and key. A resource replaces the earlier one of its
-// name and is never changed in place, so that who compiled something of it sees by identity whether it still holds. What was sent
-// and could not be understood is kept as such: it must not be served as if nothing had been said.
+// What the control plane told this gateway beyond workloads and services, by kind and key. A resource replaces the earlier one
+// of its name and is never changed in place, so that who compiled something of it sees by identity whether it still holds. What
+// was sent and could not be understood is kept as such: it must not be served as if nothing had been said.
 import { parseWaypointResourceName } from '../model/waypoint-config.ts'
 import type { WaypointResource } from '../model/waypoint-config.ts'
 

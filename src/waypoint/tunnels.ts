@@ -1,5 +1,5 @@
-// Where the mesh's tunnels come in: mutual TLS under the waypoint's own identity, one decision per CONNECT, and a share of the limit for
-// each identity, so that one caller cannot take what all need. What it lets in is connections.ts's.
+// Where the mesh's tunnels come in: mutual TLS under the waypoint's own identity, one decision per CONNECT, and a share of the
+// limit for each identity, so that one caller cannot take what all need. What it lets in is connections.ts's.
 import type { CertificateSource, PeerVerifier } from '../core/certificates.ts'
 import { formatIdentity } from '../core/identity.ts'
 import type { Identity } from '../core/identity.ts'
@@ -66,7 +66,8 @@ export class Tunnels {
     const { doors, keepAliveSeconds, events } = this.#parts
     this.#listening = await listenTcp({
       host, port, share: doors.share(), keepAliveSeconds, pauseOnConnect: false,
-      onConnection: (socket) => this.#server.accept(socket), onShed: () => events({ t: 'shed', side: 'server', because: 'doors' }),
+      onConnection: (socket) => this.#server.accept(socket),
+      onShed: () => events({ t: 'shed', side: 'server', because: 'doors' }),
     })
   }
 
@@ -93,13 +94,16 @@ export class Tunnels {
     if (acceptance.t === 'refused') {
       const { because } = acceptance
       this.#parts.onRefused(because)
-      logger.info({ because, 'dst.authority': formatAuthority(authority), 'src.identity': formatIdentity(peerIdentity), 'src.addr': peer.ip }, 'tunnel refused')
+      const facts = { 'dst.authority': formatAuthority(authority), 'src.identity': formatIdentity(peerIdentity), 'src.addr': peer.ip }
+      logger.info({ because, ...facts }, 'tunnel refused')
       return { t: 'refuse', status: statusOfRefusal[because], because }
     }
     const { traceParent } = request
     const context: ConnectionContext = {
       caller: callerOf({ store, network }, peerIdentity, peer, request.forwarded?.client), target: acceptance.target,
-      ...(traceParent && { traceParent: { traceId: traceParent.traceId, parentId: traceParent.spanId, flags: traceParent.isSampled ? 1 : 0 } }),
+      ...(traceParent && {
+        traceParent: { traceId: traceParent.traceId, parentId: traceParent.spanId, flags: traceParent.isSampled ? 1 : 0 },
+      }),
     }
     const verdict = connections.foresee(context)
     if (verdict && !verdict.allowed) {

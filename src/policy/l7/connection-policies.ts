@@ -1,6 +1,6 @@
-// What policies for requests say of connections that are carried as they are, where nobody sees a request. As in Istio: what only a
-// request could answer never holds for an ALLOW, and is as if it were not asked in a DENY, CUSTOM or AUDIT, so that a connection
-// without requests is no way around a rule. Names, addresses, ports and the server name of TLS are judged as ever.
+// What policies for requests say of connections that are carried as they are, where nobody sees a request. As in Istio: what
+// only a request could answer never holds for an ALLOW, and is as if it were not asked in a DENY, CUSTOM or AUDIT, so that a
+// connection without requests is no way around a rule. Names, addresses, ports and the server name of TLS are judged as ever.
 import type { AuthorizationL7, L7Clause, L7Match, L7Rule } from '../../model/authorization-l7.ts'
 import { isEmptyMatch } from '../rbac-compile.ts'
 import { unsupportedL7 } from './authorization-compile.ts'
@@ -29,7 +29,8 @@ export function connectionPolicy(policy: AuthorizationL7): AuthorizationL7 {
   const unsupported = unsupportedL7(policy)
   if (unsupported !== undefined) return { ...policy, unsupported }
   if (!policy.rules.flat(2).some((match) => requestKinds(match).length > 0)) return policy
-  return { ...policy, rules: policy.action === 'allow' ? policy.rules.flatMap(permitting) : policy.rules.map((rule) => rule.map(refusing)) }
+  const { action, rules } = policy
+  return { ...policy, rules: action === 'allow' ? rules.flatMap(permitting) : rules.map((rule) => rule.map(refusing)) }
 }
 
 /** Without the alternatives that cannot hold; none where a clause has no other. */
@@ -64,7 +65,9 @@ export interface ConnectionFacts {
   readonly serverName?: string
 }
 
-/** The verdict on a connection that is carried as it is. Nobody can be asked about it: a CUSTOM policy that concerns it refuses. */
+/**
+ * The verdict on a connection that is carried as it is. Nobody can be asked about it: a CUSTOM policy that concerns it refuses.
+ */
 export function judgeConnection(authorizer: L7Authorizer, facts: ConnectionFacts): L7Verdict {
   let ofConnections = known.get(authorizer)
   if (!ofConnections) known.set(authorizer, (ofConnections = new L7Authorizer(authorizer.policies.map(connectionPolicy))))

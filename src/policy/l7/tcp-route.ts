@@ -1,6 +1,7 @@
-// Which TCP or TLS rule gets a connection: by who connects and by the server name of its ClientHello, the most specific name first,
-// then the order of the rules. Without a ClientHello only rules that ask for no name hold. Rules for the callers of one namespace
-// that end with one for every name close the list for them: what comes after is not tried, however well its name fits.
+// Which TCP or TLS rule gets a connection: by who connects and by the server name of its ClientHello, the most specific name
+// first, then the order of the rules. Without a ClientHello only rules that ask for no name hold. Rules for the callers of one
+// namespace that end with one for every name close the list for them: what comes after is not tried, however well its name
+// fits.
 import type { RouteTable, TcpRule } from '../../model/route.ts'
 
 class Names {
