@@ -69,6 +69,14 @@ test('an answer is kept as long as it says, and one question serves all who ask 
   expect(await lookup.lookup('web.example', false)).toBe('192.0.2.4')
 })
 
+test('all addresses, IPv4 first, while one family is silent too', async () => {
+  Object.assign(answers, { 'A both.example': [60, '192.0.2.1', '192.0.2.2'], 'AAAA both.example': [60, '2001:db8::1'], 'A half.example': [60, '192.0.2.4'], 'AAAA half.example': 'failure' })
+  expect(await names().all('both.example')).toEqual(['192.0.2.1', '192.0.2.2', '2001:db8::1'])
+  expect(await names({ random: () => 0.99 }).all('both.example')).toEqual(['192.0.2.2', '192.0.2.1', '2001:db8::1'])
+  expect([await names().all('half.example'), await names().all('192.0.2.9')]).toEqual([['192.0.2.4'], ['192.0.2.9']])
+  await expect(names().all('nobody.example')).rejects.toMatchObject({ code: 'CONNECT_UNREACHABLE', detail: { because: 'nameNotFound' } })
+})
+
 test('addresses take turns by chance', async () => {
   answers['A web.example'] = [30, '192.0.2.1', '192.0.2.2']
   expect(await names({ random: () => 0.99 }).lookup('web.example', false)).toBe('192.0.2.2')

@@ -14,12 +14,14 @@ import { admitsHost } from './upstream/endpoint-facts.ts'
 /** The target that a host means; undefined where the connection's own does not cover it. `host`: an authority or server name. */
 export type Covered = (context: ConnectionContext, host: string | undefined) => Target | undefined
 
+const hostPattern = /^(?:\[[0-9a-f:.]{1,64}\]|[a-z0-9._-]{1,253})$/
+
 export function coveredTarget(
   facts: AcceptFacts, { target, caller }: Pick<ConnectionContext, 'target' | 'caller'>, host: string | undefined,
 ): Target | undefined {
   if (target.t === 'listener' || !isOutside(target, facts)) return target
-  if (host === undefined) return undefined
-  const name = hostOf(host).toLowerCase()
+  const name = host === undefined ? '' : hostOf(host).toLowerCase()
+  if (!hostPattern.test(name)) return undefined
   if (target.t === 'workload') return isNamedThere(target, name, facts) ? target : undefined
   const namespace = caller.identity?.namespace ?? ''
   const meant = serviceOfName(facts.store, name, namespace, target.service.namespace)

@@ -210,6 +210,21 @@ describe('hosts that are found by name', () => {
     expect([status, record.reasons]).toEqual([503, [['connectFailure', 'CONNECT_UNREACHABLE']]])
   })
 
+  it('never lead into the mesh in plain text', async () => {
+    const dialled: string[] = []
+    const w = world({
+      resolve: () => Promise.resolve(['10.0.0.77', '192.0.2.1']),
+      dial: ({ ip }) => {
+        dialled.push(ip)
+        return Promise.reject(new Error('nobody there'))
+      },
+    })
+    const wild = service('unknown', { name: 'wild', hostname: '*.example.com', addresses: [] })
+    w.store.apply({ services: [wild], workloads: [workload('meshed', 1, { ips: ['10.0.0.77'], tunnelProtocol: 'hbone', services: new Map() })] })
+    expect((await w.get({ to: { t: 'service', service: wild, port: 80 }, authority: 'evil.example.com' })).status).toBe(503)
+    expect(new Set(dialled)).toEqual(new Set(['192.0.2.1']))
+  })
+
   it('are no more than the limit at once', async () => {
     const w = world({ limits: { hosts: 2 }, resolve: () => Promise.resolve(['192.0.2.1']), dial: () => Promise.reject(new Error('nobody')) })
     const wild = service('unknown', { name: 'wild', hostname: '*.example.com', addresses: [] })
