@@ -49,13 +49,13 @@ async function run(config: Config): Promise<void> {
   })
   const waypoint = await Waypoint.start({ config, metrics, telemetry, logger })
 
-  let admin: AdminServers | undefined
+  const started: { admin?: AdminServers } = {}
   let isEnding = false
   const end = (): void => {
     if (isEnding) return
     isEnding = true
     // What ends with the waypoint has a line and a span, too.
-    void Promise.allSettled([waypoint.close(), admin?.close()]).then(() => telemetry.close()).finally(() => {
+    void Promise.allSettled([waypoint.close(), started.admin?.close()]).then(() => telemetry.close()).finally(() => {
       output.flushSync()
       process.exit(0)
     })
@@ -67,7 +67,7 @@ async function run(config: Config): Promise<void> {
   process.once('SIGTERM', drain)
   process.on('SIGINT', end)
   const { adminSocket, adminAddress, metricsAddress, readinessAddress } = config
-  admin = await startAdminServers({
+  started.admin = await startAdminServers({
     socketPath: adminSocket, adminAddress, metricsAddress, readinessAddress, metrics, pages: waypointPages,
     logger: logger.child({ component: 'admin' }),
     source: waypointSource(waypoint, { levels, version, quit: drain }),
