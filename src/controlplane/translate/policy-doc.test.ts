@@ -47,7 +47,7 @@ function load(name: string) {
 
 describe('docs/policy.md', () => {
   test('has these examples and no other', () => {
-    expect([...examples.keys()]).toEqual(['payments', 'no-writes', 'try-it', 'only-frontend-pays', 'customers', 'opa', 'strict', 'egress'])
+    expect([...examples.keys()]).toEqual(['payments', 'no-writes', 'try-it', 'only-frontend-pays', 'customers', 'opa', 'strict', 'egress', 'partner'])
     expect(page.match(/```yaml/g)).toHaveLength(examples.size)
   })
 
@@ -114,5 +114,10 @@ describe('docs/policy.md', () => {
 
   test('egress: nothing leaves the namespace', () => {
     expect(egressVerdict(load('egress').workload('payments'))).toEqual({ allowed: false, because: 'egressDenied' })
+  })
+  test('partner: two hosts at one address, behind the waypoint that the entry names', () => {
+    const { translator } = load('partner')
+    expect([...translator.services.values()].map(({ hostname, addresses, waypoint }) => [hostname, addresses[0]?.ip, waypoint !== undefined]))
+      .toEqual([['api.partner.com', '240.0.0.1', true], ['*.eu.partner.com', '240.0.0.1', true]])
   })
 })
