@@ -71,10 +71,10 @@ export class Http2Connection<Connection> {
     this.#rest()
   }
 
-  /** GOAWAY; what is under way goes on. */
   /** GOAWAY says at once which requests were taken, so there is nothing to say before. */
   announceEnd(): void {}
 
+  /** What is under way goes on. */
   drain(): void {
     if (!this.#session.destroyed) this.#session.close()
   }
@@ -103,6 +103,8 @@ export class Http2Connection<Connection> {
       },
       respond: (answer) => {
         isAnswered = true
+        // Node resets a stream of which nothing was read, and curl forgets the answer then (RFC 9113, 8.1 has both sides).
+        if (body && !body.isStarted && !isStream(answer.body)) body.discardRest(this.#plan.rules.limits.discardBytes, () => resetStream(stream, NGHTTP2_NO_ERROR))
         this.#respond(stream, answer, method)
       },
       upgrade: (headers) => {
@@ -114,6 +116,7 @@ export class Http2Connection<Connection> {
         return new TunnelStream(stream)
       },
     }
+    let body: RequestBody | undefined
     const exchange = new Exchange<Connection>(side, this.#plan)
     stream.once('close', () => {
       if (stream.rstCode === NGHTTP2_NO_ERROR && stream.writableFinished) exchange.finished()
@@ -125,7 +128,7 @@ export class Http2Connection<Connection> {
       exchange.refuse(read)
       return
     }
-    const body = !read.hasBody ? undefined : new RequestBody(stream, {
+    if (read.hasBody) body = new RequestBody(stream, {
       clock: this.#plan.clock,
       idleMs: this.#plan.rules.limits.bodyIdleMs,
       onFirstRead: () => {
