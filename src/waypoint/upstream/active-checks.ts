@@ -1,5 +1,6 @@
-// Asks each endpoint of a cluster whether it is well, again and again: over the way that requests take, on connections of its own, a little
-// out of step, and never with more questions under way than the gate lets through. What results mean is for others.
+// Asks each endpoint of a cluster whether it is well, again and again: over the way that requests take, on connections of its
+// own, a little out of step, and never with more questions under way than the gate lets through. What results mean is for
+// others.
 import type { Duplex } from 'node:stream'
 import { MeshError } from '../../core/errors.ts'
 import type { TrafficPolicy } from '../../model/route.ts'
@@ -105,13 +106,16 @@ class Watch {
     const { rule, host } = this.#plan
     if (rule.kind === 'tcp') return this.#probeTcp()
     const failed = (error: MeshError): boolean | undefined => (isOurs(error) ? undefined : false)
-    return rule.kind === 'grpc' ? probeGrpc(this.#connection(), rule, host, failed) : probeHttp(this.#connection(), rule, host, failed)
+    const ask = rule.kind === 'grpc' ? probeGrpc : probeHttp
+    return ask(this.#connection(), rule, host, failed)
   }
 
   async #probeTcp(): Promise<boolean | undefined> {
     const { rule, parts, connect } = this.#plan
     const abort = new AbortController()
-    const callOff = parts.clock.after(rule.timeoutMs, () => abort.abort(new MeshError('CONNECT_TIMEOUT', 'no connection in time', { source: 'upstream' })))
+    const callOff = parts.clock.after(rule.timeoutMs, () => {
+      abort.abort(new MeshError('CONNECT_TIMEOUT', 'no connection in time', { source: 'upstream' }))
+    })
     const late = new Promise<never>((_, reject) => {
       abort.signal.addEventListener('abort', () => reject(abort.signal.reason))
     })
@@ -134,7 +138,8 @@ class Watch {
   #connection(): Upstream {
     const { rule, protocol, connect, parts } = this.#plan
     this.#upstream ??= openUpstream({
-      protocol, clock: parts.clock, connect: (signal) => connect(this.#endpoint, protocol, signal), connectTimeoutMs: rule.timeoutMs,
+      protocol, clock: parts.clock, connectTimeoutMs: rule.timeoutMs,
+      connect: (signal) => connect(this.#endpoint, protocol, signal),
       idleTimeoutMs: Math.max(1_000, rule.intervalMs * 2), maxConnections: 1,
     })
     return this.#upstream
@@ -143,5 +148,5 @@ class Watch {
 
 /** Our own certificates, limits or rights say nothing about the endpoint. */
 function isOurs(error: unknown): boolean {
-  return error instanceof MeshError && (error.code === 'CERTIFICATE_UNAVAILABLE' || error.code === 'OVERLOADED' || error.code === 'POLICY_DENIED' || error.code === 'CLOSED')
+  return error instanceof MeshError && ['CERTIFICATE_UNAVAILABLE', 'OVERLOADED', 'POLICY_DENIED', 'CLOSED'].includes(error.code)
 }

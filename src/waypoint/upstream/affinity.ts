@@ -1,5 +1,5 @@
-// What brings a client back to the endpoint that it had: sessions that a route asks for, and consistent hashes that a policy asks for. Says
-// what to look for before the choice and what to give the client after it.
+// What brings a client back to the endpoint that it had: sessions that a route asks for, and consistent hashes that a policy
+// asks for. Says what to look for before the choice and what to give the client after it.
 import { randomBytes } from 'node:crypto'
 import type { HttpRule, LoadBalancer } from '../../model/route.ts'
 import { hashKeyOf } from '../../policy/l7/balancer/hash-source.ts'
@@ -36,7 +36,9 @@ export class Sessions {
     let tokens = this.#tokens.get(rule)
     // The same name on every replica: the route's.
     if (!tokens) this.#tokens.set(rule, (tokens = new SessionTokens(this.#keys, `${rule.origin} ${rule.name}`, persistence)))
-    const token = persistence.kind === 'cookie' ? parseCookies(head.headers.all('cookie')).get(persistence.name) : head.headers.get(persistence.name.toLowerCase())
+    const token = persistence.kind === 'cookie'
+      ? parseCookies(head.headers.all('cookie')).get(persistence.name)
+      : head.headers.get(persistence.name.toLowerCase())
     const found = tokens.read(token, ids, this.#clock.nowMs())
     return found.t === 'stick'
       ? { tokens, rule: persistence, endpoint: found.endpoint, createdMs: found.createdMs, isRefreshDue: found.isRefreshDue }

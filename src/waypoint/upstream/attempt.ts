@@ -1,5 +1,5 @@
-// One try at one endpoint, for everybody who counts: the balancer, the endpoint, the cluster's slots. Ends exactly once, when the last
-// byte of the answer went or nothing more will come.
+// One try at one endpoint, for everybody who counts: the balancer, the endpoint, the cluster's slots. Ends exactly once, when
+// the last byte of the answer went or nothing more will come.
 import type { CallEnd } from '../../policy/l7/balancer/peak-ewma.ts'
 import type { MadeBalancer } from '../../policy/l7/balancer/make.ts'
 import type { ClusterEndpoint } from './endpoint.ts'

@@ -1,5 +1,6 @@
-// The endpoints of one target and everything that is counted together for it: limits, the line of those who wait, the budget of retries,
-// health, balancing, connections. Follows the mesh and the policy; what is under way when something changes is finished.
+// The endpoints of one target and everything that is counted together for it: limits, the line of those who wait, the budget of
+// retries, health, balancing, connections. Follows the mesh and the policy; what is under way when something changes is
+// finished.
 import { isDeepStrictEqual } from 'node:util'
 import type { Duplex } from 'node:stream'
 import { MeshError } from '../../core/errors.ts'
@@ -149,7 +150,8 @@ export class Cluster implements AttemptOwner {
     if (policy === before) return
     this.policy = policy
     if (isDeepStrictEqual(policy, before)) return
-    const isOther = (...keys: readonly (keyof TrafficPolicy)[]): boolean => keys.some((key) => !isDeepStrictEqual(policy[key], before[key]))
+    const isOther = (...keys: readonly (keyof TrafficPolicy)[]): boolean =>
+      keys.some((key) => !isDeepStrictEqual(policy[key], before[key]))
     this.breaker.limits = policy.limits
     if (isOther('retryBudget')) this.budget = new RetryBudget(policy.retryBudget)
     if (isOther('loadBalancer', 'slowStartMs', 'localityFailover')) this.#tiers = this.#newTiers()
@@ -205,10 +207,14 @@ export class Cluster implements AttemptOwner {
   }
 
   /** A stream for one caller alone: bytes that nobody looks into. */
-  connect(endpoint: ClusterEndpoint, source: Identity | undefined, protocol: Protocol | 'opaque', signal: AbortSignal, more: OwnConnection = {}): Promise<Duplex> {
+  connect(
+    endpoint: ClusterEndpoint, source: Identity | undefined, protocol: Protocol | 'opaque', signal: AbortSignal,
+    more: OwnConnection = {},
+  ): Promise<Duplex> {
     if (this.#connections >= this.policy.limits.connections && !this.#makeRoom()) {
       this.#context.events({ t: 'breaker', cluster: this.name, because: 'connections' })
-      return Promise.reject(new MeshError('OVERLOADED', 'the destination has as many connections as it may have', { detail: { because: 'connections' } }))
+      const text = 'the destination has as many connections as it may have'
+      return Promise.reject(new MeshError('OVERLOADED', text, { detail: { because: 'connections' } }))
     }
     this.#connections++
     return this.#connect(endpoint, source, protocol, signal, more)
@@ -223,7 +229,8 @@ export class Cluster implements AttemptOwner {
     }
     const { breaker, line } = this
     return {
-      ...this.name, active: breaker.used('requests'), pending: line.size + inPools, connections: this.#connections, retries: breaker.used('retries'),
+      ...this.name, active: breaker.used('requests'), pending: line.size + inPools, connections: this.#connections,
+      retries: breaker.used('retries'),
       callers: breaker.callers, endpoints: this.#endpoints.size, usable: this.#tiers.usable, ejected: this.#standing.ejected,
       draining: this.#draining.size, pools, isFailingFast: line.isFailingFast, policy: this.policy,
     }
@@ -231,7 +238,8 @@ export class Cluster implements AttemptOwner {
 
   /** Nothing is under way, and nobody asked for so long. */
   isUnused(sinceMs: number): boolean {
-    return this.usedMs <= sinceMs && this.breaker.used('requests') === 0 && this.#connections === 0 && this.line.size === 0 && !this.isChecked
+    const isIdle = this.breaker.used('requests') === 0 && this.#connections === 0 && this.line.size === 0
+    return isIdle && this.usedMs <= sinceMs && !this.isChecked
   }
 
   /** Gracefully; `cut`: with everything that is under way. */
@@ -271,12 +279,13 @@ export class Cluster implements AttemptOwner {
       this.#healthChanged()
       return
     }
+    const isHttp2 = activeCheck.kind === 'grpc' || this.appProtocol === 'http2' || this.appProtocol === 'grpc'
     this.#checks = new ActiveChecks({
       rule: activeCheck,
       parts: this.#context.parts,
       gate: this.#context.checkGate,
       host: this.host,
-      protocol: activeCheck.kind === 'grpc' || this.appProtocol === 'http2' || this.appProtocol === 'grpc' || this.policy.isHttp2Wanted === true ? 'http2' : 'http1',
+      protocol: isHttp2 || this.policy.isHttp2Wanted === true ? 'http2' : 'http1',
       connect: (endpoint, protocol, signal) => this.#dial(endpoint, undefined, protocol, signal, {}),
       onResult: (endpoint, isGood) => this.#standing.probed(endpoint, isGood, activeCheck),
     })
@@ -301,7 +310,7 @@ export class Cluster implements AttemptOwner {
     })
   }
 
-  async #connect(endpoint: ClusterEndpoint, source: Identity | undefined, protocol: Protocol | 'opaque', signal: AbortSignal, more: OwnConnection): Promise<Duplex> {
+  async #connect(...[endpoint, source, protocol, signal, more]: DialArguments): Promise<Duplex> {
     const { parts, events } = this.#context
     const startedMs = parts.clock.monotonicMs()
     try {
@@ -317,10 +326,11 @@ export class Cluster implements AttemptOwner {
     }
   }
 
-  #dial({ facts }: ClusterEndpoint, source: Identity | undefined, protocol: Protocol | 'opaque', signal: AbortSignal, more: OwnConnection): Promise<Duplex> {
+  #dial(...[{ facts }, source, protocol, signal, more]: DialArguments): Promise<Duplex> {
     const { tls, connectTimeoutMs } = this.policy
     // The waypoint that is passed judges us, not who asked us; and it is its part to begin TLS.
-    const plan = { way: facts.way, source: facts.isWaypoint ? undefined : source, tls: facts.isWaypoint ? undefined : tls, host: this.host, protocol, timeoutMs: connectTimeoutMs, ...more }
+    const forWhom = facts.isWaypoint ? { source: undefined, tls: undefined } : { source, tls }
+    const plan = { way: facts.way, ...forWhom, host: this.host, protocol, timeoutMs: connectTimeoutMs, ...more }
     return connectTo(plan, this.#context.parts, signal)
   }
 
@@ -334,6 +344,11 @@ export class Cluster implements AttemptOwner {
     return false
   }
 }
+
+type DialArguments = [
+  endpoint: ClusterEndpoint, source: Identity | undefined, protocol: Protocol | 'opaque', signal: AbortSignal,
+  more: OwnConnection,
+]
 
 export interface OwnConnection {
   readonly client?: Parameters<typeof connectTo>[0]['client']

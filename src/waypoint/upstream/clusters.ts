@@ -1,5 +1,5 @@
-// All clusters of a proxy: made when somebody first asks for one, kept up with the mesh and with policies, forgotten when nobody has asked
-// for long. A change costs what it changes.
+// All clusters of a proxy: made when somebody first asks for one, kept up with the mesh and with policies, forgotten when nobody
+// has asked for long. A change costs what it changes.
 import { formatIdentity } from '../../core/identity.ts'
 import { hostOf } from '../../policy/l7/request-head.ts'
 import { defaultTrafficPolicy } from '../../model/route.ts'
@@ -62,7 +62,8 @@ export class Clusters {
       known.cluster.checkPolicy(known.policy())
       return { t: 'cluster', cluster: known.cluster }
     }
-    if (isByName && this.#byName >= this.#context.limits.hosts && !this.#forgetOneHost()) return { t: 'none', because: 'tooManyHosts' }
+    const isFull = isByName && this.#byName >= this.#context.limits.hosts
+    if (isFull && !this.#forgetOneHost()) return { t: 'none', because: 'tooManyHosts' }
     const source = to.t === 'workload' ? this.#ofWorkload(to.workload, to.port) : this.#ofService(to, host)
     if (!source) return { t: 'none', because: 'unknownSubset' }
     const entry = { cluster: new Cluster(source, this.#context), owner, policy: source.policy, isByName }
@@ -113,7 +114,8 @@ export class Clusters {
       policy: () => defaultTrafficPolicy,
       facts: (policy) => {
         const now = store.workload(uid)
-        return now ? workloadFacts(now, this.#request(port, policy, undefined)) : { t: 'none', because: 'noEndpoints', appProtocol: 'unknown' }
+        if (!now) return { t: 'none', because: 'noEndpoints', appProtocol: 'unknown' }
+        return workloadFacts(now, this.#request(port, policy, undefined))
       },
       isDraining: () => false,
     }
@@ -158,7 +160,8 @@ export class Clusters {
 
   #request(port: number, { localityFailover }: TrafficPolicy, labels: FactsRequest['labels']): FactsRequest {
     const { store, self, identity, throughWaypoints = true } = this.#context.parts
-    return { store, self: self(), identity: formatIdentity(identity), port, labels, isLocalFirst: localityFailover, throughWaypoints }
+    const own = { self: self(), identity: formatIdentity(identity) }
+    return { store, ...own, port, labels, isLocalFirst: localityFailover, throughWaypoints }
   }
 
   #affinity(service: Service | undefined, policy: TrafficPolicy): TrafficPolicy {
@@ -194,7 +197,12 @@ export class Clusters {
     this.#self = self
     // Who we are decides about places and waypoints, and where a waypoint runs about everything behind it.
     if (isElsewhere) for (const cluster of this.all()) cluster.refresh()
-    else for (const [owner, entries] of this.#byOwner) if (touched.has(owner) || this.#isBehind(owner, touched)) for (const { cluster } of entries) cluster.refresh()
+    else {
+      for (const [owner, entries] of this.#byOwner) {
+        if (!touched.has(owner) && !this.#isBehind(owner, touched)) continue
+        for (const { cluster } of entries) cluster.refresh()
+      }
+    }
   }
 
   /** Whether a waypoint that stands before the service has changed. */
@@ -213,7 +221,9 @@ export class Clusters {
 
   #currentSecrets(): Map<string, Secret | undefined> {
     const found = new Map<string, Secret | undefined>()
-    for (const { cluster } of this.#entries.values()) for (const key of secretsOf(cluster.policy)) found.set(key, this.#context.parts.secret(key))
+    for (const { cluster } of this.#entries.values()) {
+      for (const key of secretsOf(cluster.policy)) found.set(key, this.#context.parts.secret(key))
+    }
     return found
   }
 
@@ -262,7 +272,8 @@ function touch({ uid, services }: Workload, touched: Set<string>): void {
 
 function policyOf(destination: DestinationPolicy | undefined, port: number, subset: string | undefined): TrafficPolicy {
   if (!destination) return defaultTrafficPolicy
-  return (subset === undefined ? undefined : destination.subsets.get(subset)?.policy) ?? destination.ports.get(port) ?? destination.policy
+  const ofSubset = subset === undefined ? undefined : destination.subsets.get(subset)?.policy
+  return ofSubset ?? destination.ports.get(port) ?? destination.policy
 }
 
 function secretsOf({ tls }: TrafficPolicy): string[] {

@@ -1,5 +1,5 @@
-// Makes the connection to one endpoint: through its tunnel or in plain TCP, and with TLS of our own on top where the policy asks for it.
-// For whom we connect stands in the CONNECT's headers. Keeps nothing.
+// Makes the connection to one endpoint: through its tunnel or in plain TCP, and with TLS of our own on top where the policy asks
+// for it. For whom we connect stands in the CONNECT's headers. Keeps nothing.
 import { lookup } from 'node:dns/promises'
 import { connect, isIP } from 'node:net'
 import type { Socket } from 'node:net'
@@ -32,14 +32,19 @@ export interface ConnectPlan {
 
 /** Rejects with the MeshErrors of HbonePool.openTunnel, dialTarget or originate. */
 export async function connectTo(plan: ConnectPlan, parts: UpstreamParts, signal: AbortSignal): Promise<Duplex> {
-  const carrier = plan.way.t === 'tunnel' ? await openTunnel(plan, plan.way, parts, signal) : await dial(plan.way.to, plan.timeoutMs, parts, signal)
+  const { way } = plan
+  const carrier = way.t === 'tunnel'
+    ? await openTunnel(plan, way, parts, signal)
+    : await dial(way.to, plan.timeoutMs, parts, signal)
   if (!plan.tls) return carrier
   return await originate(carrier, { policy: plan.tls, host: plan.host, protocol: plan.protocol, secret: parts.secret }, signal)
 }
 
-async function openTunnel(plan: ConnectPlan, way: Way & { t: 'tunnel' }, parts: UpstreamParts, signal: AbortSignal): Promise<Duplex> {
+type Tunnelled = Way & { readonly t: 'tunnel' }
+
+async function openTunnel(plan: ConnectPlan, way: Tunnelled, parts: UpstreamParts, signal: AbortSignal): Promise<Duplex> {
   const { tunnels, identity, sourceKey } = parts
-  if (!tunnels) throw new MeshError('CERTIFICATE_UNAVAILABLE', 'the endpoint is reached by a tunnel, and there are none without a control plane')
+  if (!tunnels) throw new MeshError('CERTIFICATE_UNAVAILABLE', 'without a control plane there are no tunnels')
   const headers: ConnectHeaders = {
     ...(plan.source && { sourceIdentity: plan.source }),
     ...(plan.client && { forwarded: { client: plan.client } }),
@@ -54,12 +59,13 @@ function dial(to: SocketAddr, timeoutMs: number, parts: UpstreamParts, signal: A
   const { dial: call = dialHere, resolve = resolveName, clock, store, self } = parts
   const byName = async ({ address }: { readonly address: SocketAddr }, given: AbortSignal): Promise<Socket> => {
     if (isIP(address.ip) !== 0) return await call(address, given)
-    // A name that somebody else owns must not lead to this pod itself, to what answers on link-local addresses, or in plain text and
-    // without a caller's identity into the mesh.
+    // A name that somebody else owns must not lead to this pod itself, to what answers on link-local addresses, or in plain
+    // text and without a caller's identity into the mesh.
     const network = self()?.network ?? ''
     const isMeshed = (ip: string): boolean => (store.workloadByIp(network, ip)?.tunnelProtocol ?? 'none') !== 'none'
     const outside = (await resolve(address.ip)).filter((ip) => !isInside(ip) && !isMeshed(ip)).slice(0, mostAddresses)
-    let last: unknown = new MeshError('CONNECT_UNREACHABLE', `${address.ip} has no address outside this host and the mesh`, { source: 'upstream' })
+    const nowhere = `${address.ip} has no address outside this host and the mesh`
+    let last: unknown = new MeshError('CONNECT_UNREACHABLE', nowhere, { source: 'upstream' })
     for (const ip of outside) {
       try {
         return await call({ ip, port: address.port }, given)
@@ -113,5 +119,5 @@ export function dialHere({ ip, port }: SocketAddr, signal: AbortSignal): Promise
 
 function isInside(address: string): boolean {
   const ip = canonicalIp(address) ?? address
-  return ip.startsWith('127.') || ip.startsWith('0.') || ip.startsWith('169.254.') || ip === '::1' || ip === '::' || /^fe[89ab]/.test(ip)
+  return /^(?:127|0|169\.254)\./.test(ip) || ip === '::1' || ip === '::' || /^fe[89ab]/.test(ip)
 }

@@ -1,5 +1,6 @@
-// Which endpoints a request's target has, and the way to each: from the mesh's state, for one port and perhaps one subset. Behind a
-// waypoint that is not ours the waypoint's own endpoints stand in for the service's. Pure; never falls back from a tunnel to plain text.
+// Which endpoints a request's target has, and the way to each: from the mesh's state, for one port and perhaps one subset.
+// Behind a waypoint that is not ours the waypoint's own endpoints stand in for the service's. Pure; never falls back from a
+// tunnel to plain text.
 import { formatAddr, isIpv6Address } from '../../core/address.ts'
 import type { SocketAddr } from '../../core/address.ts'
 import { parseIdentity } from '../../core/identity.ts'
@@ -59,10 +60,12 @@ export function serviceFacts(service: Service, request: FactsRequest): Facts {
   const appProtocol = service.ports.find(({ servicePort }) => servicePort === port)?.appProtocol ?? 'unknown'
   const gateways = request.throughWaypoints ? foreignWaypoints(service, request) : []
   if (gateways.length > 0) {
-    const found = gateways.flatMap(({ gateway, weight }) => throughGateway(gateway, weight, authorityOf(service, port, self), request))
+    const authority = authorityOf(service, port, self)
+    const found = gateways.flatMap(({ gateway, weight }) => throughGateway(gateway, weight, authority, request))
     // A waypoint cannot be told which endpoints are meant.
     if (found.length > 0) {
-      return labels ? { t: 'none', because: 'subsetBehindWaypoint', appProtocol } : { t: 'endpoints', endpoints: found, appProtocol }
+      if (labels) return { t: 'none', because: 'subsetBehindWaypoint', appProtocol }
+      return { t: 'endpoints', endpoints: found, appProtocol }
     }
     if (service.waypointFailure !== 'open') return { t: 'none', because: 'unknownWaypoint', appProtocol }
   }
@@ -78,7 +81,9 @@ export function workloadFacts(workload: Workload, request: FactsRequest): Facts 
   const found: EndpointFacts[] = []
   if (request.throughWaypoints && waypoint && ip !== undefined && !isOwn(waypoint, request)) {
     found.push(...throughGateway(waypoint, 1, { t: 'address', address: { ip, port } }, request))
-    if (found.length === 0 && workload.waypointFailure !== 'open') return { t: 'none', because: 'unknownWaypoint', appProtocol: 'unknown' }
+    if (found.length === 0 && workload.waypointFailure !== 'open') {
+      return { t: 'none', because: 'unknownWaypoint', appProtocol: 'unknown' }
+    }
   }
   const itself = found.length === 0 ? factsOf(workload, port, undefined, request) : undefined
   if (itself) found.push(itself)
@@ -124,20 +129,25 @@ function direct(endpoint: Endpoint, service: Service, request: FactsRequest): En
   return factsOf(workload, targetPort, service, request)
 }
 
-function factsOf(workload: Workload, port: number, service: Service | undefined, request: FactsRequest): EndpointFacts | undefined {
-  const { self } = request
-  const ip = addressOf(workload, self, service)
+function factsOf(
+  workload: Workload, port: number, service: Service | undefined, request: FactsRequest,
+): EndpointFacts | undefined {
+  const ip = addressOf(workload, request.self, service)
   const tier = tierOf(workload, service, request)
-  if (tier === undefined || (ip === undefined && (workload.hostname === undefined || workload.tunnelProtocol !== 'none'))) return undefined
+  const isKnownByName = workload.hostname !== undefined && workload.tunnelProtocol === 'none'
+  if (tier === undefined || (ip === undefined && !isKnownByName)) return undefined
   const to = { ip: ip ?? workload.hostname ?? '', port }
   const names = [...(service?.subjectAltNames ?? []), workloadIdentity(workload)]
   const way: Way = workload.tunnelProtocol === 'none'
     ? { t: 'plain', to }
-    : { t: 'tunnel', to: { ip: to.ip, port: hbonePort }, authority: { t: 'address', address: to }, identities: identitiesOf(names) }
-  return { id: workload.uid, workload, address: ip === undefined ? `${to.ip}:${port}` : formatAddr(to), weight: workload.capacity, way, isWaypoint: false, tier }
+    : {
+      t: 'tunnel', to: { ip: to.ip, port: hbonePort }, authority: { t: 'address', address: to }, identities: identitiesOf(names),
+    }
+  const address = ip === undefined ? `${to.ip}:${port}` : formatAddr(to)
+  return { id: workload.uid, workload, address, weight: workload.capacity, way, isWaypoint: false, tier }
 }
 
-/** The service's own preference of places; else nearness, where the policy wants it. Undefined where it may not be used at all. */
+/** The service's own preference of places; else nearness, where the policy wants it. Undefined where it may not be used. */
 function tierOf(workload: Workload, service: Service | undefined, { self, isLocalFirst }: FactsRequest): number | undefined {
   if (!self) return 0
   // Another network is reached through its gateway only, and that is ztunnels' business.
@@ -173,7 +183,8 @@ interface WeightedGateway {
 
 /** None where there is no waypoint, or we are one of them. */
 function foreignWaypoints({ waypoint, weightedWaypoints = [] }: Service, request: FactsRequest): WeightedGateway[] {
-  const weighted = weightedWaypoints.filter(({ weight }) => weight > 0).map(({ destination, weight }) => ({ gateway: destination, weight }))
+  const weighted = weightedWaypoints.filter(({ weight }) => weight > 0)
+    .map(({ destination, weight }) => ({ gateway: destination, weight }))
   const all = weighted.length > 0 ? weighted : waypoint ? [{ gateway: waypoint, weight: 1 }] : []
   return all.some(({ gateway }) => isOwn(gateway, request)) ? [] : all
 }
@@ -181,7 +192,8 @@ function foreignWaypoints({ waypoint, weightedWaypoints = [] }: Service, request
 /** By what we serve, and by who serves it: before the mesh has told us who we are, we must not send to ourselves either. */
 function isOwn(gateway: GatewayAddress, request: FactsRequest): boolean {
   const { self, store, identity } = request
-  if (workloadsOf(gateway, request).some(({ workload }) => workload !== undefined && workloadIdentity(workload) === identity)) return true
+  const isUs = (workload: Workload | undefined): boolean => workload !== undefined && workloadIdentity(workload) === identity
+  if (workloadsOf(gateway, request).some(({ workload }) => isUs(workload))) return true
   if (!self) return false
   const { destination } = gateway
   if (destination.kind === 'hostname') return self.services.has(serviceKey(destination.name))
@@ -207,8 +219,12 @@ function workloadsOf({ destination, hbonePort: port }: GatewayAddress, { store, 
   const service = destination.kind === 'hostname'
     ? store.service(serviceKey(destination.name))
     : store.services.byExactAddress(destination.address.network, destination.address.ip, self?.namespace ?? '')
-  if (service) return store.endpoints(serviceKey(service)).map((endpoint) => ({ service, workload: endpoint.workload, port: targetPortOf(endpoint, service, port) }))
-  return destination.kind === 'address' ? [{ service, workload: store.workloadByIp(destination.address.network, destination.address.ip), port }] : []
+  if (service) {
+    return store.endpoints(serviceKey(service))
+      .map((endpoint) => ({ service, workload: endpoint.workload, port: targetPortOf(endpoint, service, port) }))
+  }
+  if (destination.kind === 'hostname') return []
+  return [{ service, workload: store.workloadByIp(destination.address.network, destination.address.ip), port }]
 }
 
 function throughGateway(gateway: GatewayAddress, weight: number, authority: Authority, request: FactsRequest): EndpointFacts[] {
@@ -219,6 +235,8 @@ function throughGateway(gateway: GatewayAddress, weight: number, authority: Auth
     if (!workload || ip === undefined || tier === undefined || targetPort === undefined) return []
     const to = { ip, port: targetPort }
     const identities = identitiesOf([...(service?.subjectAltNames ?? []), workloadIdentity(workload)])
-    return [{ id: workload.uid, workload, address: formatAddr(to), weight: workload.capacity * weight, way: { t: 'tunnel', to, authority, identities }, isWaypoint: true, tier }]
+    const way: Way = { t: 'tunnel', to, authority, identities }
+    const share = workload.capacity * weight
+    return [{ id: workload.uid, workload, address: formatAddr(to), weight: share, way, isWaypoint: true, tier }]
   })
 }

@@ -1,5 +1,5 @@
-// One endpoint of a cluster: what is known of its health, and its connections, kept apart by whom they are for and what they speak. They
-// end with the endpoint: gracefully, what is under way is finished.
+// One endpoint of a cluster: what is known of its health, and its connections, kept apart by whom they are for and what they
+// speak. They end with the endpoint: gracefully, what is under way is finished.
 import { formatIdentity } from '../../core/identity.ts'
 import type { Identity } from '../../core/identity.ts'
 import { isUsable, unknownHealth } from '../../policy/l7/active-check.ts'
@@ -20,6 +20,8 @@ export function callerOf(source: Identity | undefined): string {
 
 const names = new WeakMap<Identity, string>()
 
+export type OpenPool = (endpoint: ClusterEndpoint, source: Identity | undefined, protocol: Protocol) => Upstream
+
 interface Pool {
   readonly upstream: Upstream
   usedMs: number
@@ -38,11 +40,11 @@ export class ClusterEndpoint implements TieredEndpoint {
   active = 0
   /** Takes nothing but what belongs to a session that it has. */
   isDraining = false
-  readonly #open: (endpoint: ClusterEndpoint, source: Identity | undefined, protocol: Protocol) => Upstream
+  readonly #open: OpenPool
   readonly #http1 = new Map<string, Pool>()
   readonly #http2 = new Map<string, Pool>()
 
-  constructor(facts: EndpointFacts, open: (endpoint: ClusterEndpoint, source: Identity | undefined, protocol: Protocol) => Upstream, readySinceMs?: number) {
+  constructor(facts: EndpointFacts, open: OpenPool, readySinceMs?: number) {
     this.id = facts.id
     this.facts = facts
     this.weight = facts.weight

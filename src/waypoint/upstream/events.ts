@@ -15,7 +15,10 @@ export interface ClusterName {
 
 /** Words of `because` are of small closed sets and fit for metric labels; endpoints are `ip:port` and do not. */
 export type UpstreamEvent =
-  | { readonly t: 'ejected'; readonly cluster: ClusterName; readonly endpoint: string; readonly because: EjectedBecause; readonly forMs: number }
+  | {
+    readonly t: 'ejected'; readonly cluster: ClusterName; readonly endpoint: string
+    readonly because: EjectedBecause; readonly forMs: number
+  }
   /** Its time is over. */
   | { readonly t: 'readmitted'; readonly cluster: ClusterName; readonly endpoint: string }
   /** An active check changed its mind. */

@@ -1,5 +1,6 @@
-// One request from the choice of an endpoint to the last byte of its answer: tries, and tries again where that is safe and allowed. Holds
-// the request's place in every count until it has ended, whichever way; never throws, and keeps no more of a body than may be sent again.
+// One request from the choice of an endpoint to the last byte of its answer: tries, and tries again where that is safe and
+// allowed. Holds the request's place in every count until it has ended, whichever way; never throws, and keeps no more of a body
+// than may be sent again.
 import type { Duplex } from 'node:stream'
 import { MeshError } from '../../core/errors.ts'
 import type { Identity } from '../../core/identity.ts'
@@ -38,6 +39,8 @@ export interface ExchangeContext {
 
 /** Where no rule says anything of retries: what is safe for everybody. */
 const retryWhereSafe: Retry = { attempts: 2, backoffMs: 25, statuses: [], on: ['connectFailure', 'refusedStream', 'reset'] }
+
+const timeIsOver = 'the time for the request is over'
 
 /** Waiting would not change it. */
 const hopeless = { t: 'refused', because: 'tooLong' } as const
@@ -113,7 +116,7 @@ export class Exchange implements Wanted {
   async #begin(): Promise<Attempt | ForwardOutcome> {
     const { line } = this.#cluster
     const leftMs = this.#leftMs()
-    if (leftMs !== undefined && leftMs <= 0) return this.#fail(504, 'requestTimeout', undefined, 'the time for the request is over')
+    if (leftMs !== undefined && leftMs <= 0) return this.#fail(504, 'requestTimeout', undefined, timeIsOver)
     const at = line.take(this.#tryNow)
     if (at) return at
     const end = this.#cluster.isHopeless ? hopeless : await line.wait(this.#tryNow, this.#plan.request.signal, leftMs)
@@ -137,7 +140,8 @@ export class Exchange implements Wanted {
     const idleTimeoutMs = positive(rule?.timeouts.idleMs)
     const { contentLength, upgrade } = request
     const outbound: { -readonly [K in keyof OutboundRequest]: OutboundRequest[K] } = {
-      method: head.method, scheme: this.#cluster.policy.tls ? 'https' : head.scheme, authority: head.authority, target: head.target, headers: head.headers,
+      method: head.method, scheme: this.#cluster.policy.tls ? 'https' : head.scheme, authority: head.authority,
+      target: head.target, headers: head.headers,
       acceptsTrailers: request.acceptsTrailers || request.isGrpc, signal: request.signal, onInformation: this.#onInformation,
     }
     if (this.#body) {
@@ -180,10 +184,12 @@ export class Exchange implements Wanted {
     const pushback = parsePushback(headers.get('grpc-retry-pushback-ms'))
     const judged = code === undefined ? status : httpFromGrpc(code)
     this.#cluster.report(attempt.endpoint, outcomeOfStatus(judged))
-    const end: CallEnd = judged < 500 && judged !== 429 ? answered : { t: 'failed', ...(retryAfterMs !== undefined && { retryAfterMs }) }
+    const isGood = judged < 500 && judged !== 429
+    const end: CallEnd = isGood ? answered : { t: 'failed', ...(retryAfterMs !== undefined && { retryAfterMs }) }
     const outcome: AttemptOutcome = {
       t: 'response', status,
-      ...(code !== undefined && { grpcStatus: code }), ...(retryAfterMs !== undefined && { retryAfterMs }), ...(pushback !== undefined && { pushback }),
+      ...(code !== undefined && { grpcStatus: code }), ...(retryAfterMs !== undefined && { retryAfterMs }),
+      ...(pushback !== undefined && { pushback }),
     }
     const waitMs = this.#decide(attempt, outcome)
     if (waitMs === undefined) return this.#answer(attempt, answer, end)
@@ -215,8 +221,9 @@ export class Exchange implements Wanted {
     }
     if (this.#holdsRetry) cluster.breaker.release('retries')
     this.#holdsRetry = false
-    if (decision.because !== 'succeeded' && decision.because !== 'notAsked') events({ t: 'notRetried', cluster: cluster.name, because: decision.because })
-    if (decision.because === 'breaker') events({ t: 'breaker', cluster: cluster.name, because: 'retries' })
+    const { because } = decision
+    if (because !== 'succeeded' && because !== 'notAsked') events({ t: 'notRetried', cluster: cluster.name, because })
+    if (because === 'breaker') events({ t: 'breaker', cluster: cluster.name, because: 'retries' })
     return undefined
   }
 
@@ -231,7 +238,9 @@ export class Exchange implements Wanted {
     }
     body.once('close', () => this.#bodyClosed(attempt, answer, end))
     const leftMs = this.#leftMs()
-    if (leftMs !== undefined) this.#callOffDeadline = this.#context.parts.clock.after(Math.max(1, leftMs), () => body.destroy(timedOut()))
+    if (leftMs !== undefined) {
+      this.#callOffDeadline = this.#context.parts.clock.after(Math.max(1, leftMs), () => body.destroy(timedOut()))
+    }
     return answer
   }
 
@@ -240,7 +249,8 @@ export class Exchange implements Wanted {
     const code = errored instanceof MeshError ? errored.code : undefined
     const isOurs = code === 'UPSTREAM_TIMEOUT' && errored instanceof MeshError && errored.source === 'internal'
     if (readableEnded !== true && (code === 'UPSTREAM_RESET' || code === 'UPSTREAM_TIMEOUT')) {
-      this.#plan.record.because(isOurs ? 'requestTimeout' : code === 'UPSTREAM_RESET' ? 'upstreamReset' : 'upstreamTimeout', 'in the middle of the answer')
+      const because = isOurs ? 'requestTimeout' : code === 'UPSTREAM_RESET' ? 'upstreamReset' : 'upstreamTimeout'
+      this.#plan.record.because(because, 'in the middle of the answer')
       if (!isOurs) this.#cluster.report(attempt.endpoint, 'gatewayError')
       attempt.end(isOurs ? cancelled : failed)
     } else if (readableEnded !== true) attempt.end(cancelled)
@@ -278,16 +288,19 @@ export class Exchange implements Wanted {
   }
 
   #tell({ endpoint }: Attempt, headers: HeaderMap): void {
-    if (this.#session) this.#context.sessions.tell(this.#session, endpoint.id, headers, this.#plan.request.head.scheme === 'https')
+    const isSecure = this.#plan.request.head.scheme === 'https'
+    if (this.#session) this.#context.sessions.tell(this.#session, endpoint.id, headers, isSecure)
     if (this.#hashed?.setCookie !== undefined) headers.append('set-cookie', this.#hashed.setCookie)
   }
 
   #gone(): ForwardOutcome {
     const isGone = this.#plan.request.signal.aborted || this.#body?.cut === undefined
-    return this.#fail(isGone ? 499 : 400, 'clientGone', undefined, 'the client did not stay, or did not send its request to the end')
+    return this.#fail(isGone ? 499 : 400, 'clientGone', undefined, 'the client did not stay, or did not send all of its request')
   }
 
-  #fail(status: number, because: ExchangeReason, detail: string | undefined, message: string, retryAfterSeconds?: number): ForwardOutcome {
+  #fail(
+    status: number, because: ExchangeReason, detail: string | undefined, message: string, retryAfterSeconds?: number,
+  ): ForwardOutcome {
     this.#plan.record.because(because, detail)
     this.#body?.discard()
     this.#release()
@@ -316,7 +329,7 @@ export class Exchange implements Wanted {
 }
 
 function timedOut(): MeshError {
-  return new MeshError('UPSTREAM_TIMEOUT', 'the time for the request is over', { source: 'internal' })
+  return new MeshError('UPSTREAM_TIMEOUT', timeIsOver, { source: 'internal' })
 }
 
 function positive(ms: number | undefined): number | undefined {

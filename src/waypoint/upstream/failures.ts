@@ -7,7 +7,7 @@ import type { NoFacts } from './endpoint-facts.ts'
 /** Nothing about the endpoint: another would not do better, and it is not to blame. */
 function isOurs(failure: Failure): boolean {
   const { code } = failure.error
-  return failure.kind === 'connectFailure' && (code === 'POLICY_DENIED' || code === 'CERTIFICATE_UNAVAILABLE' || code === 'OVERLOADED')
+  return failure.kind === 'connectFailure' && ['POLICY_DENIED', 'CERTIFICATE_UNAVAILABLE', 'OVERLOADED'].includes(code)
 }
 
 /** Undefined where another try makes no sense. */
@@ -56,13 +56,20 @@ const texts: Readonly<Record<NoFacts, string>> = {
   unknownWaypoint: 'the waypoint of the service has no endpoint that is ready',
 }
 
+function later(reason: ExchangeReason, detail: string | undefined, message: string): Refusal {
+  return { status: 503, reason, detail, message, retryAfterSeconds: 1 }
+}
+
 /** Of a request that waited in vain. */
 export function refusedWait(
-  because: 'full' | 'tooLong' | 'deadline', { none, hasUsable }: { readonly none: NoFacts | undefined; readonly hasUsable: boolean },
+  because: 'full' | 'tooLong' | 'deadline',
+  { none, hasUsable }: { readonly none: NoFacts | undefined; readonly hasUsable: boolean },
 ): Refusal {
-  if (because === 'full') return { status: 503, reason: 'breakerOpen', detail: 'pending', message: 'too many requests wait', retryAfterSeconds: 1 }
-  if (because === 'deadline') return { status: 504, reason: 'requestTimeout', detail: 'waiting', message: 'the time for the request is over' }
-  if (hasUsable) return { status: 503, reason: 'overloaded', detail: 'connections', message: 'no connection came free in time', retryAfterSeconds: 1 }
-  if (none) return { status: 503, reason: 'noBackend', detail: none, message: texts[none], retryAfterSeconds: 1 }
-  return { status: 503, reason: 'noHealthyBackend', detail: undefined, message: 'no endpoint may be used now', retryAfterSeconds: 1 }
+  if (because === 'deadline') {
+    return { status: 504, reason: 'requestTimeout', detail: 'waiting', message: 'the time for the request is over' }
+  }
+  if (because === 'full') return later('breakerOpen', 'pending', 'too many requests wait')
+  if (hasUsable) return later('overloaded', 'connections', 'no connection came free in time')
+  if (none) return later('noBackend', none, texts[none])
+  return later('noHealthyBackend', undefined, 'no endpoint may be used now')
 }

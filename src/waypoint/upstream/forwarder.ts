@@ -1,5 +1,5 @@
-// The upstream side of a waypoint or gateway as the phases see it: finds the cluster of a target and hands over. What a waypoint sends
-// anywhere goes through here.
+// The upstream side of a waypoint or gateway as the phases see it: finds the cluster of a target and hands over. What a waypoint
+// sends anywhere goes through here.
 import type { Duplex } from 'node:stream'
 import { MeshError } from '../../core/errors.ts'
 import type { Backend, DestinationPolicy, HttpRule } from '../../model/route.ts'
@@ -24,7 +24,13 @@ import { ReplayRoom } from './replay-body.ts'
 
 type NoCluster = Extract<ClusterAnswer, { t: 'none' }>['because']
 
-const refusals: Readonly<Record<NoCluster, { readonly status: number; readonly because: ExchangeReason; readonly message: string }>> = {
+interface Refusal {
+  readonly status: number
+  readonly because: ExchangeReason
+  readonly message: string
+}
+
+const refusals: Readonly<Record<NoCluster, Refusal>> = {
   unknownSubset: { status: 503, because: 'noBackend', message: 'the subset is not defined' },
   foreignHost: { status: 421, because: 'noBackend', message: 'the host is not one of the service' },
   tooManyHosts: { status: 503, because: 'overloaded', message: 'too many hosts are in use' },
@@ -42,7 +48,8 @@ export class UpstreamForwarder implements Forwarder {
     this.#parts = parts
     this.#clusters = new Clusters({ parts, limits, events, checkGate: new CheckGate(limits.checks) })
     this.#mirrors = new Mirrors(parts, limits, events)
-    this.#context = { parts, events, sessions: new Sessions(parts.sessionKeys, parts.clock), room: new ReplayRoom(limits.replayBytes) }
+    const sessions = new Sessions(parts.sessionKeys, parts.clock)
+    this.#context = { parts, events, sessions, room: new ReplayRoom(limits.replayBytes) }
   }
 
   forward(plan: ForwardPlan): Promise<ForwardOutcome> {
@@ -64,10 +71,11 @@ export class UpstreamForwarder implements Forwarder {
     if (found.t === 'cluster') return await connectOpaque(found.cluster, context, record, this.#parts.clock, signal)
     const { because, message } = refusals[found.because]
     record.because(because, found.because)
-    throw new MeshError(because === 'overloaded' ? 'OVERLOADED' : 'NO_HEALTHY_UPSTREAM', message, { detail: { because: found.because } })
+    const code = because === 'overloaded' ? 'OVERLOADED' : 'NO_HEALTHY_UPSTREAM'
+    throw new MeshError(code, message, { detail: { because: found.because } })
   }
 
-  /** Which of a rule's backends a client's session belongs to: it goes before their weights. Undefined without a session that holds. */
+  /** Which of a rule's backends a client's session belongs to: it goes before their weights. Undefined without one that holds. */
   sessionBackend(rule: HttpRule, head: RequestHead): Backend | undefined {
     if (!rule.sessionPersistence || rule.action.t !== 'forward') return undefined
     const { store } = this.#parts

@@ -1,5 +1,5 @@
-// Copies of requests whose answers nobody wants: bounded in number and time, counted with their destination's requests, and never in the
-// way of anything. An answer is thrown away as it comes.
+// Copies of requests whose answers nobody wants: bounded in number and time, counted with their destination's requests, and
+// never in the way of anything. An answer is thrown away as it comes.
 import { Readable } from 'node:stream'
 import type { MeshError } from '../../core/errors.ts'
 import type { ForwardPlan } from '../forwarding.ts'
@@ -12,6 +12,12 @@ import { callerOf } from './endpoint.ts'
 import type { UpstreamEvents } from './events.ts'
 import type { UpstreamLimits, UpstreamParts } from './parts.ts'
 import { protocolFor } from './protocol.ts'
+
+type Done = (because: 'answered' | 'failed') => void
+
+function bodyOf({ buffer, byteOffset, byteLength }: Uint8Array): Pick<OutboundRequest, 'body' | 'contentLength'> {
+  return { body: Readable.from([Buffer.from(buffer, byteOffset, byteLength)]), contentLength: byteLength }
+}
 
 export type MirrorPlan = Omit<ForwardPlan, 'rule' | 'record'>
 
@@ -52,7 +58,7 @@ export class Mirrors {
     this.#running++
     const ended = new AbortController()
     const callOff = this.#parts.clock.after(this.#limits.mirrorMs, () => ended.abort())
-    const done = (because: 'answered' | 'failed'): void => {
+    const done: Done = (because) => {
       callOff()
       this.#running--
       cluster.breaker.releaseRequest(caller)
@@ -60,13 +66,13 @@ export class Mirrors {
     }
     const { head } = plan
     const outbound: OutboundRequest = {
-      method: head.method, scheme: head.scheme, authority: head.authority, target: head.target, headers: head.headers, signal: ended.signal,
-      ...(body && { body: Readable.from([Buffer.from(body.buffer, body.byteOffset, body.byteLength)]), contentLength: body.byteLength }),
+      method: head.method, scheme: head.scheme, authority: head.authority, target: head.target, headers: head.headers,
+      signal: ended.signal, ...(body && bodyOf(body)),
     }
     void this.#carry(attempt, cluster, attempt.endpoint.pool(source, protocol, attempt.startedMs).send(outbound), done)
   }
 
-  async #carry(attempt: Attempt, cluster: Cluster, sent: Promise<Outcome>, done: (because: 'answered' | 'failed') => void): Promise<void> {
+  async #carry(attempt: Attempt, cluster: Cluster, sent: Promise<Outcome>, done: Done): Promise<void> {
     const outcome = await sent
     if (outcome.t === 'failure') {
       this.#failed(cluster, attempt, outcome.error)

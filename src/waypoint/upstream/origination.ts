@@ -1,5 +1,5 @@
-// TLS that we begin towards a backend: what a DestinationRule asks for. Who the backend is gets checked by the names that the policy
-// gives, else by the server's name. What cannot be made as asked is not made at all.
+// TLS that we begin towards a backend: what a DestinationRule asks for. Who the backend is gets checked by the names that the
+// policy gives, else by the server's name. What cannot be made as asked is not made at all.
 import { checkServerIdentity, connect, createSecureContext } from 'node:tls'
 import type { SecureContext, TLSSocket } from 'node:tls'
 import type { X509Certificate } from 'node:crypto'
@@ -26,8 +26,12 @@ const noSecret = Object.freeze({})
 function contextOf({ policy, secret }: TlsPlan): SecureContext {
   const authorities = policy.caSecret === undefined ? undefined : secret(`Secret ${policy.caSecret}`)
   const own = policy.certificateSecret === undefined ? undefined : secret(`Secret ${policy.certificateSecret}`)
-  if (policy.caSecret !== undefined && authorities?.authorities === undefined) throw unusable(`the Secret ${policy.caSecret} has no authorities`)
-  if (policy.mode === 'mutual' && !own?.certificate) throw unusable(`the Secret ${policy.certificateSecret ?? '(none)'} has no certificate`)
+  if (policy.caSecret !== undefined && authorities?.authorities === undefined) {
+    throw unusable(`the Secret ${policy.caSecret} has no authorities`)
+  }
+  if (policy.mode === 'mutual' && !own?.certificate) {
+    throw unusable(`the Secret ${policy.certificateSecret ?? '(none)'} has no certificate`)
+  }
   const first: object = authorities ?? noSecret
   let byOwn = contexts.get(first)
   if (!byOwn) contexts.set(first, (byOwn = new Map()))
@@ -59,6 +63,7 @@ export function originate(carrier: Duplex, plan: TlsPlan, signal: AbortSignal): 
   return new Promise((resolve, reject) => {
     const { policy, protocol } = plan
     const serverName = policy.serverName ?? plan.host
+    const hasNames = policy.subjectAltNames.length > 0
     carrier.on('error', () => {
       // The TLS socket above it reports it.
     })
@@ -69,7 +74,7 @@ export function originate(carrier: Duplex, plan: TlsPlan, signal: AbortSignal): 
         secureContext: contextOf(plan),
         ...(isIP(serverName) === 0 && { servername: serverName }),
         ...(protocol !== 'opaque' && { ALPNProtocols: [protocol === 'http2' ? 'h2' : 'http/1.1'] }),
-        checkServerIdentity: (_, certificate) => (policy.subjectAltNames.length > 0 ? undefined : checkServerIdentity(serverName, certificate)),
+        checkServerIdentity: (_, shown) => (hasNames ? undefined : checkServerIdentity(serverName, shown)),
       })
     } catch (error) {
       carrier.destroy()
@@ -91,14 +96,16 @@ export function originate(carrier: Duplex, plan: TlsPlan, signal: AbortSignal): 
     }
     const onError = (cause: Error): void => finish(failed(cause.message, cause))
     const onClose = (): void => finish(failed('the backend closed the connection during the handshake'))
-    const onAbort = (): void => finish(signal.reason instanceof MeshError ? signal.reason : new MeshError('CLOSED', 'the handshake was given up'))
+    const onAbort = (): void => {
+      finish(signal.reason instanceof MeshError ? signal.reason : new MeshError('CLOSED', 'the handshake was given up'))
+    }
     tls.once('error', onError)
     tls.once('close', onClose)
     signal.addEventListener('abort', onAbort, { once: true })
     if (signal.aborted) onAbort()
     tls.once('secureConnect', () => {
       const certificate = tls.getPeerX509Certificate()
-      if (policy.subjectAltNames.length > 0 && !(certificate && hasName(certificate, policy.subjectAltNames))) {
+      if (hasNames && !(certificate && hasName(certificate, policy.subjectAltNames))) {
         finish(failed(`the backend is not ${policy.subjectAltNames.join(' or ')}`))
       } else if (protocol === 'http2' && tls.alpnProtocol !== 'h2') finish(failed('the backend does not speak HTTP/2'))
       else finish()

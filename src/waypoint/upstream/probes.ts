@@ -1,5 +1,5 @@
-// The questions of active checks: an HTTP request with an expected status, and gRPC's health service (grpc/health/v1/health.proto). Each
-// answer is read to its end or thrown away, within the rule's time.
+// The questions of active checks: an HTTP request with an expected status, and gRPC's health service
+// (grpc/health/v1/health.proto). Each answer is read to its end or thrown away, within the rule's time.
 import { Readable } from 'node:stream'
 import type { MeshError } from '../../core/errors.ts'
 import { isExpectedStatus } from '../../policy/l7/active-check.ts'
@@ -15,7 +15,8 @@ const serving = 1
 
 export async function probeHttp(upstream: Upstream, rule: CheckRule, host: string, failed: Failed): Promise<boolean | undefined> {
   const outcome = await upstream.send({
-    method: 'GET', scheme: 'http', authority: host, target: rule.path ?? '/', headers: HeaderMap.of([['user-agent', 'sidestep-check']]),
+    method: 'GET', scheme: 'http', authority: host, target: rule.path ?? '/',
+    headers: HeaderMap.of([['user-agent', 'sidestep-check']]),
     headTimeoutMs: rule.timeoutMs, idleTimeoutMs: rule.timeoutMs,
   })
   if (outcome.t === 'failure') return failed(outcome.error)
@@ -27,7 +28,8 @@ export async function probeGrpc(upstream: Upstream, rule: CheckRule, host: strin
   const outcome = await upstream.send({
     method: 'POST', scheme: 'http', authority: host, target: '/grpc.health.v1.Health/Check',
     headers: HeaderMap.of([['content-type', 'application/grpc'], ['user-agent', 'sidestep-check']]),
-    body: Readable.from([frameOf(rule.service ?? '')]), acceptsTrailers: true, headTimeoutMs: rule.timeoutMs, idleTimeoutMs: rule.timeoutMs,
+    body: Readable.from([frameOf(rule.service ?? '')]), acceptsTrailers: true,
+    headTimeoutMs: rule.timeoutMs, idleTimeoutMs: rule.timeoutMs,
   })
   if (outcome.t === 'failure') return failed(outcome.error)
   const bytes = await readAnswer(outcome)

@@ -1,4 +1,5 @@
-// Bodies that are sent again: whatever the chunks, the reads and the moment at which a try ends, the next one gets every byte once.
+// Bodies that are sent again: whatever the chunks, the reads and the moment at which a try ends, the next one gets every byte
+// once.
 import { Readable } from 'node:stream'
 import fc from 'fast-check'
 import { expect, it } from 'vitest'

@@ -1,5 +1,5 @@
-// A request's body that can be sent more than once: the first try reads it as it comes, and what went by is kept, up to a limit, for the
-// next. Nothing is read that no try asked for, and a try that ends leaves the rest where it is.
+// A request's body that can be sent more than once: the first try reads it as it comes, and what went by is kept, up to a limit,
+// for the next. Nothing is read that no try asked for, and a try that ends leaves the rest where it is.
 import { Readable } from 'node:stream'
 import { largestReplayBytes } from '../../policy/l7/retry-decision.ts'
 

@@ -1,5 +1,5 @@
-// Backends that come, crash and go under load, behind the whole way: a client's connection, the front, the forwarder. No request that was
-// safe to send again may be lost, and streams go both ways at once.
+// Backends that come, crash and go under load, behind the whole way: a client's connection, the front, the forwarder. No request
+// that was safe to send again may be lost, and streams go both ways at once.
 import http from 'node:http'
 import type { Server } from 'node:http'
 import http2 from 'node:http2'

@@ -1,5 +1,5 @@
-// Which of a cluster's endpoints may be used: ejected for how they answer, or found ill by checks. Keeps `isUsable` of each endpoint right,
-// takes ejected ones back when their time is over, and says what changed.
+// Which of a cluster's endpoints may be used: ejected for how they answer, or found ill by checks. Keeps `isUsable` of each
+// endpoint right, takes ejected ones back when their time is over, and says what changed.
 import type { Clock } from '../../core/clock.ts'
 import type { TrafficPolicy } from '../../model/route.ts'
 import { afterProbe, unknownHealth } from '../../policy/l7/active-check.ts'
@@ -127,7 +127,9 @@ export class Standing {
 
   #update(): void {
     const isPanic = this.#detector?.isPanic === true
-    for (const endpoint of this.#endpoints.values()) endpoint.isUsable = endpoint.isWell && (isPanic || endpoint.ejectedUntilMs === 0)
+    for (const endpoint of this.#endpoints.values()) {
+      endpoint.isUsable = endpoint.isWell && (isPanic || endpoint.ejectedUntilMs === 0)
+    }
     if (isPanic === this.#isPanic) return
     this.#isPanic = isPanic
     this.#plan.events({ t: 'panic', cluster: this.#plan.cluster, isOn: isPanic })

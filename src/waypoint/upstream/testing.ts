@@ -1,5 +1,5 @@
-// What the tests of this room share: backends on loopback that are workloads of a mesh, a forwarder before them, and requests as the phases
-// make them. Never imported by anything but tests.
+// What the tests of this room share: backends on loopback that are workloads of a mesh, a forwarder before them, and requests as
+// the phases make them. Never imported by anything but tests.
 import { once } from 'node:events'
 import http from 'node:http'
 import type { IncomingMessage, ServerResponse } from 'node:http'

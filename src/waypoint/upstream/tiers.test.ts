@@ -1,5 +1,5 @@
-// The choice among tiers of endpoints: never one that may not be used, one that was tried only where there is nobody else, and always
-// somebody where somebody may be used.
+// The choice among tiers of endpoints: never one that may not be used, one that was tried only where there is nobody else, and
+// always somebody where somebody may be used.
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { LoadBalancer } from '../../model/route.ts'

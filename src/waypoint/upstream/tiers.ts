@@ -1,5 +1,5 @@
-// Chooses among a cluster's endpoints: the tier of places by what is healthy in each, then within it as the policy's balancer does.
-// Told who may not be used now; holds no clock and allocates nothing for a pick.
+// Chooses among a cluster's endpoints: the tier of places by what is healthy in each, then within it as the policy's balancer
+// does. Told who may not be used now; holds no clock and allocates nothing for a pick.
 import type { LoadBalancer } from '../../model/route.ts'
 import type { Endpoint, PickRequest } from '../../policy/l7/balancer/balancer.ts'
 import { chooseTier, tierShares } from '../../policy/l7/balancer/locality.ts'
@@ -65,7 +65,9 @@ export class Tiers<T extends TieredEndpoint> {
 
   /** `isUsable` of some endpoints changed. */
   healthChanged(): void {
-    const health = this.#tiers.map(({ endpoints }) => ({ total: endpoints.length, healthy: endpoints.reduce((sum, { isUsable }) => sum + (isUsable ? 1 : 0), 0) }))
+    const health = this.#tiers.map(({ endpoints }) => (
+      { total: endpoints.length, healthy: endpoints.reduce((sum, { isUsable }) => sum + (isUsable ? 1 : 0), 0) }
+    ))
     this.#usable = health.reduce((sum, { healthy }) => sum + healthy, 0)
     this.#shares = tierShares(health)
   }

@@ -1,4 +1,5 @@
-// Endpoints in the mesh: through tunnels, apart for each caller, with its name in the CONNECT; and what a ztunnel's refusal means.
+// Endpoints in the mesh: through tunnels, apart for each caller, with its name in the CONNECT; and what a ztunnel's refusal
+// means.
 import { connect } from 'node:net'
 import http2 from 'node:http2'
 import type { ServerHttp2Stream } from 'node:http2'

@@ -1,5 +1,6 @@
-// Requests of one cluster that wait, for an endpoint that may be used or for a connection: in order, bounded in number and time, and after
-// a while without progress they fail at once. Who is served gets what it waited for in the same step, so nobody can come between.
+// Requests of one cluster that wait, for an endpoint that may be used or for a connection: in order, bounded in number and time,
+// and after a while without progress they fail at once. Who is served gets what it waited for in the same step, so nobody can
+// come between.
 import type { Clock } from '../../core/clock.ts'
 import { FailFastQueue } from '../../policy/l7/fail-fast-queue.ts'
 import type { CircuitBreaker } from '../../policy/l7/circuit-breaker.ts'
@@ -79,7 +80,8 @@ export class WaitingLine<T> {
         if (this.#queue.remove(waiter)) settle({ t: 'refused', because })
       }
       const onAbort = (): void => leave('gone')
-      const callOff = leftMs !== undefined && leftMs < this.#plan.waitMs ? clock.after(leftMs, () => leave('deadline')) : undefined
+      const isShort = leftMs !== undefined && leftMs < this.#plan.waitMs
+      const callOff = isShort ? clock.after(leftMs, () => leave('deadline')) : undefined
       const answer = this.#queue.offer(waiter, clock.monotonicMs())
       this.#tell()
       if (answer !== 'queued') {
