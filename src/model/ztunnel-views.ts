@@ -96,6 +96,18 @@ export const explainRequestSchema = z.strictObject({
 })
 export type ExplainRequest = z.infer<typeof explainRequestSchema>
 
+/** The same of one request, which a waypoint decides about. */
+export const explainHttpRequestSchema = explainRequestSchema.extend({
+  method: z.string().min(1).max(64).default('GET'),
+  /** With its query. */
+  path: z.string().min(1).max(65_536).default('/'),
+  /** The destination's own unless told. */
+  host: z.string().min(1).max(512).optional(),
+  /** `name: value`. */
+  header: z.array(z.string().max(8_192)).max(100).default([]),
+})
+export type ExplainHttpRequest = z.infer<typeof explainHttpRequestSchema>
+
 /** `unknown`: it cannot be told, and `lines` say why. */
 export const explainAnswerSchema = z.object({
   answer: z.enum(['allowed', 'denied', 'unknown']),

@@ -7,8 +7,10 @@ import { answerJson, answerStream, list } from '../member/admin-answers.ts'
 import { certificateDump, certificateSummary, certificateView } from '../member/certificate-views.ts'
 import type { LogLevels } from '../member/log-levels.ts'
 import { settingViews } from '../member/settings.ts'
+import { explainHttpRequestSchema } from '../model/ztunnel-views.ts'
 import type { LogLevelName } from '../model/ztunnel-views.ts'
 import { configSchema, secretSettings } from './config.ts'
+import { explainRequest } from './explain.ts'
 import type { Waypoint } from './waypoint.ts'
 
 export interface WaypointSource extends CommonSource {
@@ -65,6 +67,11 @@ const gets: Readonly<Record<string, Route<WaypointSource>>> = {
   '/resources': ({ waypoint }, _query, _request, response) => answerJson(response, 200, resourcesOf(waypoint)),
   '/clusters': ({ waypoint }, _query, _request, response) => answerStream(response, list(waypoint.forwarder.stats(), (cluster) => cluster)),
   '/connections': ({ waypoint }, _query, _request, response) => answerStream(response, list(waypoint.connections.views(), (connection) => connection)),
+  '/explain': ({ waypoint }, query, _request, response) => {
+    const asked = explainHttpRequestSchema.safeParse({ ...Object.fromEntries(query), mesh: query.get('mesh') === 'true', header: query.getAll('header') })
+    if (asked.success) answerJson(response, 200, explainRequest(waypoint.explainParts, asked.data))
+    else answerJson(response, 400, { error: asked.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ') })
+  },
   '/certificates': ({ waypoint }, _query, _request, response) => answerStream(response, list(waypoint.identities.manager.states(), certificateView)),
   '/config_dump': ({ waypoint, version }, _query, _request, response) => answerJson(response, 200, {
     version, config: settingViews(configSchema, waypoint.config, secretSettings), state: stateOf(waypoint), resources: resourcesOf(waypoint),

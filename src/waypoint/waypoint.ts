@@ -31,6 +31,7 @@ import { coveredTarget } from './covered.ts'
 import type { Covered } from './covered.ts'
 import { dialTcp } from './dial.ts'
 import { Edge } from './edge.ts'
+import type { ExplainParts } from './explain.ts'
 import type { Handler } from './http/message.ts'
 import { HttpFront } from './http/serve.ts'
 import { hostAndPort } from './listening.ts'
@@ -68,6 +69,7 @@ export class Waypoint {
   readonly front: HttpFront<ConnectionContext>
   readonly edge: Edge
   readonly #phases: ComposedPhases
+  readonly #chains: CompiledChains
   readonly #podName: string
   readonly #logger: Logger
   #self: { readonly version: number; readonly workload: Workload | undefined } = { version: -1, workload: undefined }
@@ -107,6 +109,7 @@ export class Waypoint {
     })
     const paths = { escapedSlashes: config.escapedSlashes }
     const chains = new CompiledChains(this.resources, paths)
+    this.#chains = chains
     const { records } = telemetry
     const covered: Covered = (context, host) =>
       coveredTarget({ store: this.mesh.store, self: this.self(), network: config.network }, context, host)
@@ -189,6 +192,12 @@ export class Waypoint {
       ...(this.identities.source.peek(this.identity) ? [] : ['its certificate']),
       ...(this.self() ? [] : ['the mesh to name its own pod']),
     ]
+  }
+
+  /** What questions about requests are answered by. */
+  get explainParts(): ExplainParts {
+    const { config: { network, escapedSlashes }, mesh: { store } } = this
+    return { store, self: this.self(), network, paths: { escapedSlashes }, chainOf: (target) => this.#chains.chainOf(target) }
   }
 
   /** Where it listens. */

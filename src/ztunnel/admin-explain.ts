@@ -4,11 +4,12 @@
 import { canonicalIp, formatAddr, isIpv6Address } from '../core/address.ts'
 import type { SocketAddr } from '../core/address.ts'
 import { formatIdentity, parseIdentity } from '../core/identity.ts'
-import type { Identity } from '../core/identity.ts'
 import type { WorkloadStore } from '../model/workload-store.ts'
 import { serviceKey } from '../model/workload.ts'
 import type { GatewayAddress, Service, Workload } from '../model/workload.ts'
 import type { ExplainAnswer, ExplainRequest } from '../model/ztunnel-views.ts'
+import { clientOf, identityOf, podsNamed, serviceNamed } from '../member/named.ts'
+import type { Client } from '../member/named.ts'
 import { resolveDestination } from '../policy/destination.ts'
 import { egressVerdict, leavesMesh } from '../policy/egress.ts'
 import { explain } from '../policy/rbac-explain.ts'
@@ -21,13 +22,6 @@ const maxEndpoints = 100
 export interface ExplainParts {
   readonly store: WorkloadStore
   readonly rbac: Rbac
-}
-
-interface Client {
-  readonly text: string
-  readonly workload?: Workload
-  /** What it proves; undefined for plain text. */
-  readonly identity?: Identity | undefined
 }
 
 type Target =
@@ -45,36 +39,6 @@ export function explainConnection(parts: ExplainParts, request: ExplainRequest):
   if (target.t === 'outside') return leaving(client, target.addr)
   if (target.t === 'workload') return toPod(parts, client, target.workload, target.port)
   return toService(parts, client, target.service, target.port)
-}
-
-/** Pods that have the name; one that takes traffic first. */
-function podsNamed(store: WorkloadStore, text: string): Workload[] {
-  const found = [...store.workloads()].filter(({ namespace, name }) => `${namespace}/${name}` === text)
-  return found.sort((a, b) => Number(b.isHealthy) - Number(a.isHealthy))
-}
-
-/** `namespace/name`, `name.namespace`, or a hostname in full. */
-function serviceNamed(store: WorkloadStore, text: string): Service | undefined {
-  const [namespace, name] = text.includes('/') ? text.split('/', 2) : text.split('.', 2).reverse()
-  for (const service of store.services.values()) {
-    if (service.hostname === text || (service.namespace === namespace && service.name === name)) return service
-  }
-  // In part: name.namespace.svc.
-  return [...store.services.values()].find(({ hostname }) => text.includes('.') && hostname.startsWith(`${text}.`))
-}
-
-function clientOf(store: WorkloadStore, { from, mesh }: ExplainRequest): Client | undefined {
-  const identity = parseIdentity(from)
-  if (identity) {
-    const workload = [...store.workloads()].find((each) => each.trustDomain === identity.trustDomain && each.namespace === identity.namespace && each.serviceAccount === identity.serviceAccount)
-    return { text: from, identity, ...(workload && { workload }) }
-  }
-  const ip = canonicalIp(from)
-  const service = ip === undefined ? serviceNamed(store, from) : undefined
-  const workload = ip === undefined ? podsNamed(store, from)[0] ?? (service && store.endpoints(serviceKey(service))[0]?.workload) : store.workloadByIp('', ip)
-  if (!workload) return undefined
-  const isCaptured = workload.tunnelProtocol === 'hbone'
-  return { text: `${workload.namespace}/${workload.name}`, workload, identity: isCaptured || mesh ? identityOf(workload) : undefined }
 }
 
 function targetOf(store: WorkloadStore, { to, port }: ExplainRequest, client: Client): Target | string {
@@ -219,6 +183,3 @@ function toWorkload({ rbac, store }: ExplainParts, client: Client, workload: Wor
   }
 }
 
-function identityOf({ trustDomain, namespace, serviceAccount }: Workload): Identity {
-  return { trustDomain, namespace, serviceAccount }
-}

@@ -81,7 +81,8 @@ function denied({ request }: Passage): Response {
 // A policy of a service may name its address; what has none is nobody's, and no condition about addresses holds for it.
 const noAddress = '0.0.0.0'
 
-function destinationOf(target: Target): SocketAddr {
+/** As policies see it. */
+export function destinationOf(target: Target): SocketAddr {
   switch (target.t) {
     case 'service': return {
       ip: target.service.addresses.find(({ prefixLength }) => prefixLength === undefined)?.ip ?? noAddress, port: target.port,
