@@ -85,7 +85,8 @@ async function askWaypoint(to: string, query: URLSearchParams, { name, method, p
     else if (answer.because !== 'notBoundHere') return answer
   }
   const asleep = failures.length === 0 ? '' : `; of ${failures.join(', ')} no pod answers`
-  const line = `cannot tell: no waypoint stands before ${to}, so nobody looks at its requests; without --method, --path, --host and --header its connections are explained`
+  const hint = 'without --method, --path, --host and --header its connections are explained'
+  const line = `cannot tell: no waypoint stands before ${to}, so nobody looks at its requests; ${hint}`
   return { answer: 'unknown', because: failures.length === 0 ? 'noWaypoint' : 'waypointAway', lines: [line + asleep] }
 }
 

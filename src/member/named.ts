@@ -34,12 +34,16 @@ export function serviceNamed(store: WorkloadStore, text: string): Service | unde
 export function clientOf(store: WorkloadStore, { from, mesh }: Pick<ExplainRequest, 'from' | 'mesh'>): Client | undefined {
   const identity = parseIdentity(from)
   if (identity) {
-    const workload = [...store.workloads()].find((each) => each.trustDomain === identity.trustDomain && each.namespace === identity.namespace && each.serviceAccount === identity.serviceAccount)
+    const { trustDomain, namespace, serviceAccount } = identity
+    const workload = [...store.workloads()].find((each) =>
+      each.trustDomain === trustDomain && each.namespace === namespace && each.serviceAccount === serviceAccount)
     return { text: from, identity, ...(workload && { workload }) }
   }
   const ip = canonicalIp(from)
   const service = ip === undefined ? serviceNamed(store, from) : undefined
-  const workload = ip === undefined ? podsNamed(store, from)[0] ?? (service && store.endpoints(serviceKey(service))[0]?.workload) : store.workloadByIp('', ip)
+  const workload = ip !== undefined
+    ? store.workloadByIp('', ip)
+    : podsNamed(store, from)[0] ?? (service && store.endpoints(serviceKey(service))[0]?.workload)
   if (!workload) return undefined
   const isCaptured = workload.tunnelProtocol === 'hbone'
   return { text: `${workload.namespace}/${workload.name}`, workload, identity: isCaptured || mesh ? identityOf(workload) : undefined }

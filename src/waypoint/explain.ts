@@ -1,6 +1,5 @@
-// Whether a request would be allowed here, and why, policy by policy: the target and its chain are those of real requests, and so is
-// the code that decides. What depends on somebody else (an authorizer, a token that the question does not have) is `unknown` rather
-// than guessed. Reads only.
+// Whether a request would be allowed here, and why, policy by policy: the target and its chain are those of real requests, and
+// so is the code that decides. What depends on somebody else (an authorizer) is `unknown` rather than guessed. Reads only.
 import { canonicalIp } from '../core/address.ts'
 import { formatIdentity } from '../core/identity.ts'
 import { clientOf, podsNamed, serviceNamed } from '../member/named.ts'
@@ -43,7 +42,9 @@ export function explainRequest(parts: ExplainParts, asked: ExplainHttpRequest): 
   if (path.t === 'refused') return refused('badPath', `the path is refused (${path.because}): 400`)
   const headers = headersOf(asked.header)
   if (!headers) return unknown('badHeader', 'a header is given as NAME: VALUE')
-  return judged(parts.chainOf(target), client, target, { method: asked.method, scheme: 'http', authority: host.toLowerCase(), path, query: query.join('?'), headers })
+  const { method } = asked
+  const head: Head = { method, scheme: 'http', authority: host.toLowerCase(), path, query: query.join('?'), headers }
+  return judged(parts.chainOf(target), client, target, head)
 }
 
 type Head = Parameters<typeof explainL7>[1]['head']
@@ -54,7 +55,8 @@ function judged({ authorizer, jwtRules }: Chain, client: Client, target: Target,
   const { verdict, lines } = explainL7(authorizer, {
     head: named, remoteIp: address.ip, connection: { identity, sourceIp: address.ip, destination: destinationOf(target) },
   })
-  const decided = { because: verdict.because, ...(verdict.policy !== undefined && { policy: verdict.policy }), ...(verdict.rule !== undefined && { rule: verdict.rule }) }
+  const { because, policy, rule } = verdict
+  const decided = { because, ...(policy !== undefined && { policy }), ...(rule !== undefined && { rule }) }
   const notes = [
     ...lines,
     ...(client.workload ? [] : [`no pod is known that runs as ${client.text}: conditions on its address are held against ${noAddress}`]),
@@ -71,11 +73,12 @@ function callerOf({ identity, workload }: Client) {
 /** Undefined where one is none. */
 function headersOf(texts: readonly string[]): HeaderMap | undefined {
   const pairs = texts.map((text) => /^([^:\s]+)\s*[:=]\s*(.*)$/.exec(text))
-  return pairs.every((pair) => pair !== null) ? HeaderMap.of(pairs.map(([, name = '', value = '']) => [name, value] as const)) : undefined
+  if (!pairs.every((pair) => pair !== null)) return undefined
+  return HeaderMap.of(pairs.map(([, name = '', value = '']) => [name, value] as const))
 }
 
 function hostNamed(target: Target): string {
-  if (target.t === 'service') return target.service.hostname.startsWith('*.') ? `any${target.service.hostname.slice(1)}` : target.service.hostname
+  if (target.t === 'service') return target.service.hostname.replace(/^\*/, 'any')
   return target.t === 'workload' ? target.workload.ips[0] ?? '' : target.listener.hostname ?? ''
 }
 
@@ -87,15 +90,19 @@ function targetNamed({ store, self, network }: ExplainParts, { from, to, port }:
   const pod = ip === undefined ? podsNamed(store, to)[0] : store.workloadByIp(network, ip)
   if (pod && !(ip !== undefined && service)) {
     if (!pod.waypoint || !isBehind(pod.waypoint, self, store)) return unknown('notBoundHere', `${to} is not behind this waypoint`)
-    return port === undefined ? unknown('portNeeded', 'say with --port which port of the pod is meant') : { t: 'workload', workload: pod, port }
+    if (port === undefined) return unknown('portNeeded', 'say with --port which port of the pod is meant')
+    return { t: 'workload', workload: pod, port }
   }
-  if (!service || !isVisible(service, namespace)) return unknown('unknownDestination', `${to} is no pod, service or address that is known here`)
+  if (!service || !isVisible(service, namespace)) {
+    return unknown('unknownDestination', `${to} is no pod, service or address that is known here`)
+  }
   if (!isBoundHere(service, self, store)) return unknown('notBoundHere', `${to} is not behind this waypoint`)
   const ports = service.ports.map(({ servicePort }) => servicePort)
   const [only, ...others] = ports
   const chosen = port ?? (others.length === 0 ? only : undefined)
-  if (chosen === undefined) return unknown('portNeeded', `${service.hostname} has the ports ${ports.join(', ')}; say which with --port`)
-  return ports.includes(chosen) ? { t: 'service', service, port: chosen } : refused('unknownPort', `${service.hostname} has no port ${chosen}`)
+  const { hostname } = service
+  if (chosen === undefined) return unknown('portNeeded', `${hostname} has the ports ${ports.join(', ')}; say which with --port`)
+  return ports.includes(chosen) ? { t: 'service', service, port: chosen } : refused('unknownPort', `${hostname} has no port ${chosen}`)
 }
 
 function clientNamespace(store: WorkloadStore, from: string): string {
