@@ -23,7 +23,8 @@ export interface ExplainParts extends AcceptFacts {
   readonly paths: PathRules
 }
 
-const unknown = (because: string, line: string): ExplainAnswer => ({ answer: 'unknown', because, lines: [`cannot tell: ${line}`] })
+const unknown = (because: string, line: string): ExplainAnswer =>
+  ({ answer: 'unknown', because, lines: [`cannot tell: ${line}`] })
 const refused = (because: string, line: string): ExplainAnswer => ({ answer: 'denied', because, lines: [`REFUSED: ${line}`] })
 /** Of a client of whom only its identity is known. */
 const noAddress = '0.0.0.0'
@@ -31,7 +32,7 @@ const noAddress = '0.0.0.0'
 export function explainRequest(parts: ExplainParts, asked: ExplainHttpRequest): ExplainAnswer {
   const client = clientOf(parts.store, asked)
   if (!client) return unknown('unknownSource', `${asked.from} is no pod, service, address or identity that is known here`)
-  if (!client.identity) return unknown('noIdentity', `${client.text} proves no identity, and a waypoint is reached through a tunnel only`)
+  if (!client.identity) return unknown('noIdentity', `${client.text} proves no identity, and a waypoint is for those who do`)
   const found = targetNamed(parts, asked)
   if ('answer' in found) return found
   const host = asked.host ?? hostNamed(found)
@@ -59,7 +60,7 @@ function judged({ authorizer, jwtRules }: Chain, client: Client, target: Target,
   const decided = { because, ...(policy !== undefined && { policy }), ...(rule !== undefined && { rule }) }
   const notes = [
     ...lines,
-    ...(client.workload ? [] : [`no pod is known that runs as ${client.text}: conditions on its address are held against ${noAddress}`]),
+    ...(client.workload ? [] : [`no pod is known that runs as ${client.text}: its address counts as ${noAddress}`]),
     ...(jwtRules.length > 0 ? ['tokens are believed here; the question has none'] : []),
   ]
   if (verdict.allowed && verdict.ask.length > 0) return { ...decided, answer: 'unknown', because: 'asksProvider', lines: notes }
@@ -102,7 +103,8 @@ function targetNamed({ store, self, network }: ExplainParts, { from, to, port }:
   const chosen = port ?? (others.length === 0 ? only : undefined)
   const { hostname } = service
   if (chosen === undefined) return unknown('portNeeded', `${hostname} has the ports ${ports.join(', ')}; say which with --port`)
-  return ports.includes(chosen) ? { t: 'service', service, port: chosen } : refused('unknownPort', `${hostname} has no port ${chosen}`)
+  if (!ports.includes(chosen)) return refused('unknownPort', `${hostname} has no port ${chosen}`)
+  return { t: 'service', service, port: chosen }
 }
 
 function clientNamespace(store: WorkloadStore, from: string): string {
