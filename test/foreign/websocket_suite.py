@@ -23,7 +23,7 @@ async def answer(socket):
 
 async def serve():
     async with websockets.serve(answer, sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1", int(sys.argv[3]) if len(sys.argv) > 3 else 0,
-                                max_size=None, select_subprotocol=lambda _, offered: "chat" if "chat" in offered else None) as server:
+                                max_size=None, ping_interval=None, select_subprotocol=lambda _, offered: "chat" if "chat" in offered else None) as server:
         print(server.sockets[0].getsockname()[1], flush=True)
         await asyncio.Future()
 

@@ -57,6 +57,11 @@ export class LineProcess {
     return this.#stderr
   }
 
+  /** A line to the child's standard input. */
+  say(line: string): void {
+    this.#child.stdin.write(`${line}\n`)
+  }
+
   /** Ends the child's standard input. */
   closeInput(): void {
     this.#child.stdin.end()

@@ -111,8 +111,8 @@ export class WaypointWorld implements AsyncDisposable {
     await eventually(`${names} no longer in force`, async () => !await holds(), 5_000)
   }
 
-  exec(from: string, command: readonly string[], input?: string): Promise<CommandResult> {
-    return this.mesh.exec(namespaceOf(from), from, undefined, command, { timeoutMs: 60_000, ...(input !== undefined && { input }) })
+  exec(from: string, command: readonly string[], input?: string, timeoutMs = 60_000): Promise<CommandResult> {
+    return this.mesh.exec(namespaceOf(from), from, undefined, command, { timeoutMs, ...(input !== undefined && { input }) })
   }
 
   /** One request by curl from a pod; the arguments go before the URL. */

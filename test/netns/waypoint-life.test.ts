@@ -1,18 +1,27 @@
 // A waypoint's life under load: configuration that changes, replicas that roll and are killed, upstreams that hang, readers that are
 // slow, and crowds that do nothing: no request that was safe to send is lost, nobody else is disturbed, memory is bounded.
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { eventually } from '../helpers/meshed-world.ts'
-import { httpRoute, to, waypoint, WaypointWorld } from '../helpers/waypoint-world.ts'
+import { python } from '../helpers/foreign.ts'
+import { httpRoute, pod, to, waypoint, WaypointWorld } from '../helpers/waypoint-world.ts'
+
+const sockets = fileURLToPath(new URL('../apps/l7-sockets.ts', import.meta.url))
+const suite = fileURLToPath(new URL('../foreign/websocket_suite.py', import.meta.url))
 
 let world: WaypointWorld
 beforeAll(async () => {
-  world = await WaypointWorld.start([], waypoint('waypoint', { 'sidestep.dev/replicas': '2' }))
-}, 120_000)
+  const server = pod('sockets', 'node-b', { command: [await python(), suite, 'serve', '0.0.0.0', '8765'], readinessProbe: { tcpSocket: { port: 8765 }, periodSeconds: 1 } })
+  const service = { apiVersion: 'v1', kind: 'Service', metadata: { name: 'sockets', namespace: 'shop' }, spec: { selector: { app: 'sockets' }, ports: [{ name: 'http', port: 8765 }] } }
+  world = await WaypointWorld.start([server, service], waypoint('waypoint', { 'sidestep.dev/replicas': '2' }))
+}, 180_000)
 afterAll(() => world?.[Symbol.asyncDispose]())
 
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 const everything = [{ path: { type: 'PathPrefix', value: '/' } }]
+
+const isEvent = (event: string) => (line: unknown): line is { readonly event: string } => typeof line === 'object' && line !== null && 'event' in line && line.event === event
 
 interface Replica {
   readonly name: string
@@ -103,18 +112,35 @@ describe('bounded', () => {
     await stuck.stop()
   }, 60_000)
 
-  it('a 2 GiB upload to a backend that reads it passes without being kept', async () => {
+  it('a 10 GiB upload to a backend that reads it passes without being kept', async () => {
+    const bytes = 10 * 2 ** 30
     const before = replicas().map(({ pid }) => residentMiB(pid))
-    const upload = world.exec('client', ['sh', '-c', 'head -c 2147483648 /dev/zero | curl -sS --max-time 55 -T - -H expect: http://web-v1/upload'])
+    const upload = world.exec('client', ['sh', '-c', `head -c ${bytes} /dev/zero | curl -sS --max-time 230 -T - -H expect: http://web-v1/upload`], undefined, 240_000)
     let most = 0
     const watch = setInterval(() => {
       most = Math.max(most, ...replicas().map(({ pid }, i) => residentMiB(pid) - (before[i] ?? 0)))
     }, 200)
     const { stdout } = await upload
     clearInterval(watch)
-    expect((JSON.parse(stdout) as { bodyBytes: number }).bodyBytes).toBe(2_147_483_648)
+    expect((JSON.parse(stdout) as { bodyBytes: number }).bodyBytes).toBe(bytes)
     expect(most).toBeLessThan(300)
-  }, 90_000)
+  }, 250_000)
+
+  it('8,000 WebSockets that say nothing stay open, and others are served', async () => {
+    const before = replicas().map(({ pid }) => residentMiB(pid))
+    const crowd = world.start('other', [process.execPath, sockets, 'sockets', '8765', '8000'])
+    expect(await crowd.waitFor(isEvent('open'), 120_000)).toMatchObject({ open: 8_000 })
+    const begun = performance.now()
+    expect((await world.curl('client', 'http://web-v1/')).status).toBe(200)
+    expect(performance.now() - begun).toBeLessThan(5_000)
+    const grown = replicas().map(({ pid }, i) => residentMiB(pid) - (before[i] ?? 0))
+    // Some 50 KiB each, over both replicas.
+    expect(grown.reduce((sum, each) => sum + each, 0)).toBeLessThan(600)
+    await sleep(3_000)
+    crowd.say('well?')
+    expect(await crowd.waitFor(isEvent('still'))).toMatchObject({ open: 8_000, echoes: true })
+    await crowd.stop()
+  }, 180_000)
 
   it('a reader that does not read holds its own answer and no other', async () => {
     const before = replicas().map(({ pid }) => residentMiB(pid))
