@@ -21,6 +21,7 @@ import { SocketPods } from '../controlplane/socket-pods.ts'
 import { ControlPlaneMetrics } from '../controlplane/telemetry/metrics.ts'
 import { describeError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
+import { settingsHelp } from '../member/settings.ts'
 import type { ControlPlaneReport } from '../model/control-plane-status.ts'
 import { Authority } from '../pki/authority.ts'
 import { registerCaService } from '../pki/ca-service.ts'
@@ -185,18 +186,9 @@ function watchGauges(metrics: ControlPlaneMetrics, report: () => ControlPlaneRep
   })
 }
 
-function settings(): string {
-  return Object.entries(variables)
-    .map(([key, variable]) => {
-      const field = configSchema.shape[key as keyof Config]
-      return `  ${variable.padEnd(34)} ${field.description ?? ''} (${String(configSchema.parse({})[key as keyof Config])})`
-    })
-    .join('\n')
-}
-
 const program = new Command('controlplane')
   .description('tells nodes what is in the mesh, and signs certificates for what runs on them')
-  .addHelpText('after', () => `\nSettings, by environment variable:\n${settings()}`)
+  .addHelpText('after', () => `\nSettings, by environment variable:\n${settingsHelp(configSchema, variables)}`)
 program
   .command('run', { isDefault: true })
   .description('serve until SIGTERM')
