@@ -5,6 +5,7 @@ import { Command } from 'commander'
 import { authzCommand } from '../cli/authz.ts'
 import { checkCommand } from '../cli/check.ts'
 import { demoCommand } from '../cli/demo.ts'
+import { egressCommand } from '../cli/egress.ts'
 import { certsCommand, connectionsCommand, logLevelCommand } from '../cli/live-commands.ts'
 import { policiesCommand, servicesCommand, workloadsCommand } from '../cli/mesh-commands.ts'
 import { execCommand, logsCommand, runCommand } from '../cli/pods.ts'
@@ -29,6 +30,7 @@ const program = new Command('sidestep')
   .addCommand(certsCommand())
   .addCommand(waypointCommand())
   .addCommand(authzCommand())
+  .addCommand(egressCommand())
   .addCommand(logLevelCommand())
   .addCommand(replaceZtunnelCommand())
   .addCommand(execCommand(process.env['TERM']))

@@ -80,6 +80,24 @@ export const certificateViewSchema = z.object({
 })
 export type CertificateView = z.infer<typeof certificateViewSchema>
 
+/** Something outside the mesh that a namespace was seen talking to, since the process that saw it began. */
+export const learnedViewSchema = z.object({
+  namespace: z.string().max(253),
+  /** Of whoever connected last. */
+  serviceAccount: z.string().max(253),
+  /** One of them at least. The host is what a client said, or what a ServiceEntry calls the address. */
+  host: z.string().max(253).optional(), address: z.string().max(45).optional(),
+  port: z.int(),
+  protocol: z.enum(['http', 'tls', 'tcp']),
+  count: z.int(),
+  /** ISO 8601. */
+  firstSeen: z.iso.datetime(), lastSeen: z.iso.datetime(),
+  /** What became of the last one. */
+  verdict: z.enum(['allowed', 'denied']),
+})
+export type LearnedView = z.infer<typeof learnedViewSchema>
+export type LearnedProtocol = LearnedView['protocol']
+
 /** Component to level; `default` is that of all others. */
 export const logLevelsSchema = z.record(z.string(), z.string())
 export const logLevels = ['debug', 'info', 'warn', 'error'] as const

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { egressLabel, egressSetting } from '../model/egress.ts'
 import { WorkloadStore } from '../model/workload-store.ts'
 import type { Destination } from './destination.ts'
-import { egressVerdict, leavesMesh } from './egress.ts'
+import { egressVerdict, entryHost, leavesMesh } from './egress.ts'
 import { testService, testWorkload } from './test-fixtures.ts'
 
 const caller = testWorkload('caller')
@@ -27,6 +27,20 @@ describe('a destination outside the mesh', () => {
     expect([leaves(outside('127.0.0.1')), leaves(outside('::1'))]).toEqual([false, false])
     expect(leaves({ t: 'passthrough', to: { ip: '1.1.1.1', port: 443 }, because: 'passthroughService', service: testService('x') })).toBe(false)
     expect(leaves({ t: 'refuse', because: 'selfCall', code: 'CONNECT_REFUSED' })).toBe(false)
+  })
+
+  test('has the name of the entry that leads there, also where the entry has no such port', () => {
+    const entry = testService('api.example.com', { name: 'api' })
+    const inside = testService('db.shop.svc.cluster.local', { name: 'db' })
+    const plain = (uid: string, of: typeof entry): Destination => ({
+      t: 'plain', workload: testWorkload(uid, { uid }), to: { kind: 'hostname', hostname: 'api.example.com', port: 80 }, choice: { because: 'onlyOne', isPanic: false }, service: of,
+    })
+    const refused = (because: 'noEndpointWithPort' | 'noEndpoints', of: typeof entry): Destination => ({ t: 'refuse', because, code: 'NO_HEALTHY_UPSTREAM', service: of })
+    const machine = 'Kubernetes/networking.istio.io/ServiceEntry/shop/api/0'
+    for (const found of [plain(machine, entry), refused('noEndpointWithPort', entry)]) expect(entryHost(found)).toBe('api.example.com')
+    for (const found of [plain('Kubernetes//Pod/shop/a', entry), plain(machine, inside), refused('noEndpoints', entry), refused('noEndpointWithPort', inside), outside('1.1.1.1')]) {
+      expect(entryHost(found)).toBeUndefined()
+    }
   })
 
   test('is a machine outside on other ports than those it is known by, or known to others only', () => {

@@ -1,7 +1,7 @@
 // Whether a connection may leave for a destination outside the mesh. The control plane says for each workload what its namespace,
 // else the mesh, wants. A setting that cannot be read refuses: somebody wanted something other than the default.
 import type { WorkloadStore } from '../model/workload-store.ts'
-import type { Workload } from '../model/workload.ts'
+import type { Service, Workload } from '../model/workload.ts'
 import type { Destination } from './destination.ts'
 
 /** Closed set: log field and metric label. */
@@ -23,6 +23,25 @@ export function leavesMesh(destination: Destination, source: Pick<Workload, 'nam
   }
   if (destination.t !== 'passthrough' || destination.because !== 'unknownDestination') return false
   return destination.to.ip !== '::1' && !destination.to.ip.startsWith('127.')
+}
+
+/** The names of Kubernetes' own services say whose they are; all others are given by a ServiceEntry. */
+export function isEntry({ name, namespace, hostname }: Pick<Service, 'name' | 'namespace' | 'hostname'>): boolean {
+  return !hostname.startsWith(`${name}.${namespace}.svc.`)
+}
+
+/** The host of the ServiceEntry by which a connection leaves in plain text, or would but for its port; undefined where none does. */
+export function entryHost(destination: Destination): string | undefined {
+  switch (destination.t) {
+    case 'plain': return isPod(destination.workload) ? undefined : hostOfEntry(destination.service)
+    case 'passthrough': return hostOfEntry(destination.service)
+    case 'refuse': return destination.because === 'noEndpointWithPort' ? hostOfEntry(destination.service) : undefined
+    default: return undefined
+  }
+}
+
+function hostOfEntry(service: Service | undefined): string | undefined {
+  return service && isEntry(service) ? service.hostname : undefined
 }
 
 export function isPod({ uid }: Pick<Workload, 'uid'>): boolean {

@@ -5,6 +5,7 @@ import { formatIdentity } from '../core/identity.ts'
 import type { CommonSource, AdminPages, Route } from '../member/admin.ts'
 import { answerJson, answerStream, list } from '../member/admin-answers.ts'
 import { certificateDump, certificateSummary, certificateView } from '../member/certificate-views.ts'
+import { learnedView } from '../member/learned-view.ts'
 import type { LogLevels } from '../member/log-levels.ts'
 import { settingViews } from '../member/settings.ts'
 import { explainHttpRequestSchema } from '../model/ztunnel-views.ts'
@@ -67,6 +68,7 @@ const gets: Readonly<Record<string, Route<WaypointSource>>> = {
   '/resources': ({ waypoint }, _query, _request, response) => answerJson(response, 200, resourcesOf(waypoint)),
   '/clusters': ({ waypoint }, _query, _request, response) => answerStream(response, list(waypoint.forwarder.stats(), (cluster) => cluster)),
   '/connections': ({ waypoint }, _query, _request, response) => answerStream(response, list(waypoint.connections.views(), (connection) => connection)),
+  '/egress': ({ waypoint }, _query, _request, response) => answerStream(response, list(waypoint.learned.list(), learnedView)),
   '/explain': ({ waypoint }, query, _request, response) => {
     const asked = explainHttpRequestSchema.safeParse({ ...Object.fromEntries(query), mesh: query.get('mesh') === 'true', header: query.getAll('header') })
     if (asked.success) answerJson(response, 200, explainRequest(waypoint.explainParts, asked.data))

@@ -4,7 +4,7 @@
 import { canonicalIp } from '../core/address.ts'
 import { serviceKey } from '../model/workload.ts'
 import type { NetworkAddress, Service } from '../model/workload.ts'
-import { isOffered, isPod } from '../policy/egress.ts'
+import { isEntry, isOffered, isPod } from '../policy/egress.ts'
 import { hostOf } from '../policy/l7/request-head.ts'
 import { declaredProtocol, isBoundHere, serviceOfName } from './accept.ts'
 import type { AcceptFacts } from './accept.ts'
@@ -37,7 +37,8 @@ export function needsServerName(facts: Pick<AcceptFacts, 'store'>, target: Targe
   return declaredProtocol(facts.store, target) === 'tls' && target.t !== 'listener' && isOutside(target, facts)
 }
 
-function isOutside(target: Exclude<Target, { t: 'listener' }>, { store }: Pick<AcceptFacts, 'store'>): boolean {
+/** Whether what the client wants is outside the cluster. */
+export function isOutside(target: Exclude<Target, { t: 'listener' }>, { store }: Pick<AcceptFacts, 'store'>): boolean {
   if (target.t === 'service') return isEntry(target.service)
   const { workload } = target
   if (workload.tunnelProtocol !== 'none' || isPod(workload)) return false
@@ -45,11 +46,6 @@ function isOutside(target: Exclude<Target, { t: 'listener' }>, { store }: Pick<A
     const service = store.service(key)
     return !service || isEntry(service)
   })
-}
-
-/** The names of Kubernetes' own services say whose they are; all others are given by a ServiceEntry. */
-function isEntry({ name, namespace, hostname }: Service): boolean {
-  return !hostname.startsWith(`${name}.${namespace}.svc.`)
 }
 
 function isNamedThere({ workload, port }: Target & { t: 'workload' }, name: string, { store }: AcceptFacts): boolean {

@@ -10,6 +10,7 @@ import { HbonePool } from '../hbone/pool.ts'
 import { ConnectionLimit, doorLimit, limitFromOpenFiles } from '../member/connection-limit.ts'
 import { caOptionsOf, xdsOptionsOf } from '../member/control-plane-options.ts'
 import { NodeIdentities } from '../member/identities.ts'
+import { LearnedDestinations } from '../member/learned-destinations.ts'
 import { MeshState } from '../member/mesh-state.ts'
 import { NameLookup } from '../member/name-lookup.ts'
 import { retireStale } from '../member/stale-tunnels.ts'
@@ -34,6 +35,7 @@ import { Edge } from './edge.ts'
 import type { ExplainParts } from './explain.ts'
 import type { Handler } from './http/message.ts'
 import { HttpFront } from './http/serve.ts'
+import { learningRecords } from './learning.ts'
 import { hostAndPort } from './listening.ts'
 import { PortMemory } from './port-memory.ts'
 import { GatewayResources } from './resources.ts'
@@ -66,6 +68,7 @@ export class Waypoint {
   readonly connections: Connections
   readonly tunnels: Tunnels
   readonly limit: ConnectionLimit
+  readonly learned = new LearnedDestinations({ clock: systemClock })
   readonly front: HttpFront<ConnectionContext>
   readonly edge: Edge
   readonly #phases: ComposedPhases
@@ -110,9 +113,9 @@ export class Waypoint {
     const paths = { escapedSlashes: config.escapedSlashes }
     const chains = new CompiledChains(this.resources, paths)
     this.#chains = chains
-    const { records } = telemetry
     const covered: Covered = (context, host) =>
       coveredTarget({ store: this.mesh.store, self: this.self(), network: config.network }, context, host)
+    const records = learningRecords({ records: telemetry.records, learned: this.learned, store: this.mesh.store, covered })
     this.#phases = composePhases({
       ...common, chains, forwarder: this.forwarder, records, serviceOf: (name) => this.mesh.store.service(serviceKey(name)), own: () => this.identity,
       isForwarder: (caller) => isOwnIngress(caller, this.identity),
@@ -152,6 +155,7 @@ export class Waypoint {
     metrics.watchUpstream(() => this.forwarder.stats())
     metrics.watch({
       httpConnections: () => this.front.connections, chains: () => chains.size, cacheEntries: () => this.#phases.stats().cachedAnswers, cacheBytes: () => this.#phases.stats().cacheBytes,
+      learnedDestinations: () => this.learned.size,
     })
   }
 

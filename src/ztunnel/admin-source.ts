@@ -7,6 +7,7 @@ import type { GatewayAddress, Service, Workload } from '../model/workload.ts'
 import type { ZtunnelState } from '../model/ztunnel-state.ts'
 import type { ConnectionView, ExplainAnswer, ExplainRequest } from '../model/ztunnel-views.ts'
 import type { CommonSource } from '../member/admin.ts'
+import type { LearnedDestination } from '../member/learned-destinations.ts'
 import type { SettingView } from '../member/settings.ts'
 import type { CertificateState } from '../pki/certificates.ts'
 import type { WaypointState } from '../policy/waypoint-binding.ts'
@@ -31,6 +32,7 @@ export interface AdminSource extends CommonSource {
   /** `waypointState` of policy/waypoint-binding.ts; may be called without the source. */
   readonly waypointState: (waypoint: GatewayAddress, namespace: string) => WaypointState
   connections(): readonly ConnectionView[]
+  learned(): readonly LearnedDestination[]
   /** CertificateManager.states(). Keys never leave: only what is public of a certificate is shown. */
   certificates(): readonly { readonly identity: Identity; readonly state: CertificateState }[]
   configDump(): DumpFacts

@@ -10,7 +10,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import { z } from 'zod'
 import { silentLogger } from '../core/log.ts'
 import { readinessSchema, ztunnelStateSchema } from '../model/ztunnel-state.ts'
-import { certificateViewSchema, connectionViewSchema, explainAnswerSchema, policyViewSchema, serviceViewSchema, workloadViewSchema } from '../model/ztunnel-views.ts'
+import { certificateViewSchema, connectionViewSchema, explainAnswerSchema, learnedViewSchema, policyViewSchema, serviceViewSchema, workloadViewSchema } from '../model/ztunnel-views.ts'
 import { make } from '../pki/testing.ts'
 import { startAdmin } from './admin.ts'
 import type { AdminServers } from '../member/admin.ts'
@@ -75,6 +75,7 @@ test('what is shown has the shapes that askers check', async () => {
   expect(await json(z.array(serviceViewSchema), '/services')).toMatchObject([{ name: 'catalogue', addresses: ['10.96.0.1'], endpoints: [{ name: 'catalogue' }] }, { name: 'payments' }, { endpoints: [] }])
   expect(await json(z.array(policyViewSchema), '/policies')).toMatchObject([{ name: 'web-only', rules: [[[{ destinationPorts: [8080] }]]] }, { action: 'deny' }])
   expect(await json(z.array(connectionViewSchema), '/connections')).toMatchObject([{ pod: 'shop/web', protocol: 'hbone' }])
+  expect(await json(z.array(learnedViewSchema), '/egress')).toMatchObject([{ address: '203.0.113.1', count: 3, firstSeen: '2026-01-01T00:00:00.000Z', verdict: 'denied' }])
   expect(await json(z.array(certificateViewSchema), '/certificates')).toMatchObject([{ state: 'failed', error: 'the CA said no', renewAt: '2030-01-01T00:00:00.000Z' }])
 })
 

@@ -7,6 +7,7 @@ import type { AdminPages, AdminServers, AdminServersOptions, Route } from '../me
 import { answerJson, answerStream, list } from '../member/admin-answers.ts'
 import type { Handler } from '../member/admin-listener.ts'
 import { certificateDump, certificateView } from '../member/certificate-views.ts'
+import { learnedView } from '../member/learned-view.ts'
 import { serviceKey } from '../model/workload.ts'
 import type { Service, Workload } from '../model/workload.ts'
 import { explainRequestSchema } from '../model/ztunnel-views.ts'
@@ -33,6 +34,7 @@ const gets: Readonly<Record<string, Route<AdminSource>>> = {
   '/services': (source, _query, _request, response) => answerStream(response, list(source.services(), serviceViews(source))),
   '/policies': (source, _query, _request, response) => answerStream(response, list(source.policies(), policyView)),
   '/connections': (source, _query, _request, response) => answerStream(response, list(source.connections(), (connection) => connection)),
+  '/egress': (source, _query, _request, response) => answerStream(response, list(source.learned(), learnedView)),
   '/certificates': (source, _query, _request, response) => answerStream(response, list(source.certificates(), certificateView)),
   '/config_dump': configDump,
   '/explain': (source, query, _request, response) => {

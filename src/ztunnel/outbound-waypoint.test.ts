@@ -89,7 +89,7 @@ async function open(facts: OutboundFacts[] = []): Promise<Upstream> {
   return await openUpstream({
     mesh, pool: backend.pool, live: new LiveConnections(),
     dial: () => Promise.reject(new Error('nothing may be dialled in plain text')), lookup: () => Promise.reject(new Error('no names here')),
-    onRetry: (because) => void retries.push(because), onEgress: () => {}, onSkipped: () => void skips++,
+    onRetry: (because) => void retries.push(because), onEgress: () => {}, learned: { saw: () => {} }, onSkipped: () => void skips++,
   }, { source: own, sourceKey: 'own', client: { ip: '10.0.0.1', port: 4_000 } as ClientAddr, original: { ip: '10.96.0.1', port: 80 } as OriginalDst, traceParent: freshTraceParent() }, (found) => void facts.push(found))
 }
 

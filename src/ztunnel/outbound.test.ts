@@ -4,6 +4,8 @@ import type { AddressInfo } from 'node:net'
 import { once } from 'node:events'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { ClientAddr, OriginalDst } from '../core/address.ts'
+import { systemClock } from '../core/clock.ts'
+import { MeshError } from '../core/errors.ts'
 import { formatIdentity } from '../core/identity.ts'
 import type { Identity } from '../core/identity.ts'
 import { silentLogger } from '../core/log.ts'
@@ -15,6 +17,7 @@ import type { Service, Workload } from '../model/workload.ts'
 import { testService, testWorkload } from '../policy/test-fixtures.ts'
 import { LiveConnections } from './live-connections.ts'
 import { MeshState } from '../member/mesh-state.ts'
+import { LearnedDestinations } from '../member/learned-destinations.ts'
 import { openUpstream } from './outbound.ts'
 import type { OutboundFacts, Upstream } from './outbound.ts'
 
@@ -77,7 +80,7 @@ async function open(facts: OutboundFacts[] = []): Promise<Upstream> {
   return await openUpstream({
     mesh, pool: gateway.pool, live: new LiveConnections(),
     dial: () => Promise.reject(new Error('nothing may be dialled in plain text')), lookup: () => Promise.reject(new Error('no names here')),
-    onRetry: (because) => void retries.push(because), onEgress: () => {}, onSkipped: () => {},
+    onRetry: (because) => void retries.push(because), onEgress: () => {}, learned: { saw: () => {} }, onSkipped: () => {},
   }, { source: own, sourceKey: 'own', client: { ip: '10.0.0.1', port: 4_000 } as ClientAddr, original: { ip: '10.96.0.1', port: 80 } as OriginalDst, traceParent: freshTraceParent() }, (found) => void facts.push(found))
 }
 
@@ -123,4 +126,32 @@ test('a gateway that cannot be reached is replaced by another way to the service
     expect(upstream.identity).toEqual(payments)
   }
   expect(new Set(retries)).toEqual(new Set(['CONNECT_REFUSED']))
+})
+
+test('what leaves the mesh is learned once, however many endpoints are tried, with what became of it', async () => {
+  const machine = (uid: string): Workload => testWorkload(uid, {
+    network: 'west', uid: `Kubernetes/networking.istio.io/ServiceEntry/shop/api/${uid}`, ips: [`203.0.113.${uid}`], tunnelProtocol: 'none',
+    services: new Map([['shop/api.example.com', [{ servicePort: 80, targetPort: 8080, appProtocol: 'tcp' }]]]),
+  })
+  const api = testService('api.example.com', { name: 'api', addresses: [{ network: 'west', ip: '240.0.0.1' }] })
+  put([api, service()], machine('1'), machine('2'), remote('a'))
+  const learned = new LearnedDestinations({ clock: systemClock })
+  const go = (ip: string, port: number, source = own): Promise<unknown> => openUpstream({
+    mesh, pool: gateway.pool, live: new LiveConnections(), learned, lookup: () => Promise.reject(new Error('no names here')),
+    dial: () => Promise.reject(new MeshError('CONNECT_REFUSED', 'nobody is there', { retry: 'always' })),
+    onRetry: (because) => void retries.push(because), onEgress: () => {}, onSkipped: () => {},
+  }, { source, sourceKey: 'own', client: { ip: '10.0.0.1', port: 4_000 } as ClientAddr, original: { ip, port } as OriginalDst, traceParent: freshTraceParent() }, () => {}).catch((error: unknown) => error)
+  await go('240.0.0.1', 80)
+  expect(retries).toEqual(['CONNECT_REFUSED', 'CONNECT_REFUSED'])
+  await go('240.0.0.1', 81)
+  await go('198.51.100.1', 443)
+  await go('198.51.100.1', 22, { ...own, egress: 'deny' })
+  await go('10.96.0.1', 80)
+  const { namespace, serviceAccount } = client
+  const common = { namespace, serviceAccount, protocol: 'tcp', count: 1 }
+  expect(learned.list()).toMatchObject([
+    { ...common, host: 'api.example.com', address: '240.0.0.1', port: 80, verdict: 'allowed' }, { ...common, host: 'api.example.com', port: 81, verdict: 'denied' },
+    { ...common, address: '198.51.100.1', port: 443, verdict: 'allowed' }, { ...common, address: '198.51.100.1', port: 22, verdict: 'denied' },
+  ])
+  expect(learned.size).toBe(4)
 })

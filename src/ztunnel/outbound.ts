@@ -16,10 +16,11 @@ import type { TunnelStream } from '../hbone/tunnel-stream.ts'
 import type { Service, Workload } from '../model/workload.ts'
 import { resolveDestination } from '../policy/destination.ts'
 import type { Destination, DestinationRequest, Dial, Hop } from '../policy/destination.ts'
-import { egressVerdict, leavesMesh } from '../policy/egress.ts'
+import { egressVerdict, entryHost, leavesMesh } from '../policy/egress.ts'
 import type { EgressReason } from '../policy/egress.ts'
 import { waypointName } from '../policy/waypoint-binding.ts'
 import { baggageOf, workloadOf } from '../member/baggage.ts'
+import type { LearnedDestinations } from '../member/learned-destinations.ts'
 import type { LiveConnections } from './live-connections.ts'
 import type { MeshState } from '../member/mesh-state.ts'
 import type { PeerWorkload } from '../member/telemetry/labels.ts'
@@ -39,6 +40,8 @@ export interface OutboundParts {
   readonly onRetry: (because: string) => void
   /** What was decided of a destination outside the mesh. */
   readonly onEgress: (because: EgressReason) => void
+  /** What was connected to outside the mesh, by whom. */
+  readonly learned: Pick<LearnedDestinations, 'saw'>
   /** A waypoint that is not ready is passed over, as its owner chose. */
   readonly onSkipped: () => void
 }
@@ -67,17 +70,14 @@ export type Upstream = OutboundFacts & (
   | { readonly t: 'tunnel'; readonly stream: TunnelStream; readonly socket: Socket; readonly isReused: boolean }
 )
 
-/** Where it would go; for explanations too. Throws what forbids it: POLICY_DENIED, NO_HEALTHY_UPSTREAM, CONNECT_REFUSED. */
-export function decideDestination(
-  parts: Pick<OutboundParts, 'mesh' | 'live'>, source: Workload, original: OriginalDst, { tried, isWaypointThere }: Pick<DestinationRequest, 'tried' | 'isWaypointThere'>,
-): Exclude<Destination, { t: 'refuse' }> {
-  const { mesh, live } = parts
-  const destination = resolveDestination({
-    source, original, store: mesh.store, random: Math.random, health: mesh.health, load: (uid) => live.load(uid), tried, isWaypointThere,
-  })
-  if (destination.t !== 'refuse') return destination
-  const { because, code, service, workload } = destination
-  throw new MeshError(code, `${formatAddr(original)}: ${because}${waypointHint(because, service, workload)}`, { retry: 'never', detail: { because } })
+function decideDestination(
+  { mesh, live }: OutboundParts, { source, original }: OutboundRequest, tries: Pick<DestinationRequest, 'tried' | 'isWaypointThere'>,
+): Destination {
+  return resolveDestination({ source, original, store: mesh.store, random: Math.random, health: mesh.health, load: (uid) => live.load(uid), ...tries })
+}
+
+function refusalOf({ because, code, service, workload }: Destination & { t: 'refuse' }, original: OriginalDst): MeshError {
+  return new MeshError(code, `${formatAddr(original)}: ${because}${waypointHint(because, service, workload)}`, { retry: 'never', detail: { because } })
 }
 
 /** Which waypoint it is that is missed, and who can do something about it. */
@@ -94,15 +94,13 @@ export async function openUpstream(parts: OutboundParts, request: OutboundReques
   let isWaypointThere = false
   let failure: unknown
   for (let attempt = 1; attempt <= maxAttempts; attempt++) {
-    let destination: Exclude<Destination, { t: 'refuse' }>
-    try {
-      destination = decideDestination(parts, request.source, request.original, { tried, isWaypointThere })
-    } catch (error) {
-      // No endpoint is left: why the last one failed says more.
-      throw failure ?? error
-    }
+    const destination = decideDestination(parts, request, { tried, isWaypointThere })
+    const leaves = leavesMesh(destination, request.source, parts.mesh.store)
+    if (attempt === 1) learn(parts, request, destination, leaves)
+    // Where no endpoint is left, why the last one failed says more.
+    if (destination.t === 'refuse') throw failure ?? refusalOf(destination, request.original)
     onFacts(factsOf(destination))
-    if (leavesMesh(destination, request.source, parts.mesh.store)) checkEgress(parts, request)
+    if (leaves) checkEgress(parts, request)
     try {
       const upstream = await connectTo(parts, request, destination)
       remember(parts, destination)
@@ -119,6 +117,15 @@ export async function openUpstream(parts: OutboundParts, request: OutboundReques
     }
   }
   throw failure
+}
+
+/** Once for each connection, however many endpoints are tried. */
+function learn({ learned }: OutboundParts, { source, original }: OutboundRequest, destination: Destination, leaves: boolean): void {
+  const host = entryHost(destination)
+  if (!leaves && host === undefined) return
+  const { namespace, serviceAccount } = source
+  const allowed = leaves ? egressVerdict(source).allowed : destination.t !== 'refuse'
+  learned.saw({ namespace, serviceAccount, host, address: original.ip, port: original.port, protocol: 'tcp', allowed })
 }
 
 function checkEgress({ onEgress }: OutboundParts, { source, original }: OutboundRequest): void {

@@ -22,6 +22,7 @@ import { DnsProxy } from './dns-proxy.ts'
 import type { DnsQueryFacts } from './dns-proxy.ts'
 import type { NodeIdentities } from '../member/identities.ts'
 import type { LiveConnections } from './live-connections.ts'
+import type { LearnedDestinations } from '../member/learned-destinations.ts'
 import type { MeshState } from '../member/mesh-state.ts'
 import { clusterSearchDomains } from './mesh-names.ts'
 import { PodTraffic } from './pod-traffic.ts'
@@ -53,6 +54,7 @@ export interface PodProxyParts {
   readonly hboneEvents: HboneEvents
   readonly accessLog: Logger
   readonly spans: Spans
+  readonly learned: LearnedDestinations
   /** Addresses of a name outside the mesh. */
   readonly lookup: (hostname: string, preferIpv6: boolean) => Promise<string>
   /** Undefined where no control plane tells names. */

@@ -86,7 +86,11 @@ export function testSource(store: WorkloadStore, node = 'node-a', certificates: 
     isReady: () => ({ ready: source.waitingFor.length === 0, waitingFor: source.waitingFor }),
     workloads: () => store.workloads(), services: () => store.services.values(), endpoints: (key) => store.endpoints(key), policies: () => store.policies.values(),
     waypointState: (waypoint, namespace) => waypointState(waypoint, namespace, store),
-    connections: () => [connection], certificates: () => certificates,
+    connections: () => [connection],
+    learned: () => [{
+      namespace: 'shop', serviceAccount: 'web', address: '203.0.113.1', port: 443, protocol: 'tcp', count: 3, firstSeenMs: Date.UTC(2026, 0, 1), lastSeenMs: Date.UTC(2026, 0, 2), verdict: 'denied',
+    }],
+    certificates: () => certificates,
     configDump: () => ({ version: '0.1.0', config: { node: { value: node, from: 'environment' } }, stagedServices: store.stagedServices() }),
     explain: (request) => explainConnection({ store, rbac }, request),
     logLevels: () => source.levels,

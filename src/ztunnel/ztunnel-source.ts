@@ -36,6 +36,7 @@ export function ztunnelSource(ztunnel: Ztunnel, { levels, version, quit }: Ztunn
     policies: () => mesh.store.policies.values(),
     waypointState: (waypoint, namespace) => waypointState(waypoint, namespace, mesh.store),
     connections: () => [...live.entries()].map(([id, connection]) => connectionView(id, connection, ztunnel)),
+    learned: () => ztunnel.learned.list(),
     certificates,
     configDump: () => ({ version, config: settingViews(configSchema, config, secretSettings), stagedServices: mesh.store.stagedServices() }),
     explain: (request) => explainConnection(mesh, request),

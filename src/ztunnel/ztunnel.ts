@@ -3,6 +3,7 @@
 import { mkdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { formatAddr } from '../core/address.ts'
+import { systemClock } from '../core/clock.ts'
 import { MeshError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
 import { Resolver } from '../dns/resolver.ts'
@@ -18,6 +19,7 @@ import type { Config } from './config.ts'
 import { caOptionsOf, xdsOptionsOf } from '../member/control-plane-options.ts'
 import { ConnectionLimit, doorLimit, limitFromOpenFiles } from '../member/connection-limit.ts'
 import { NodeIdentities } from '../member/identities.ts'
+import { LearnedDestinations } from '../member/learned-destinations.ts'
 import { LiveConnections } from './live-connections.ts'
 import { MeshNames } from './mesh-names.ts'
 import { MeshState } from '../member/mesh-state.ts'
@@ -48,6 +50,7 @@ export class Ztunnel {
   readonly identities: NodeIdentities | undefined
   readonly pool: HbonePool | undefined
   readonly live = new LiveConnections()
+  readonly learned = new LearnedDestinations({ clock: systemClock })
   readonly limit: ConnectionLimit
   readonly pods: PodSet
   readonly redirection: Redirection
@@ -78,7 +81,7 @@ export class Ztunnel {
     })
     const names = new NameLookup()
     this.pods = new PodSet({
-      redirection, limit: this.limit, doors: new ConnectionLimit(doorLimit()), mesh: this.mesh, guard: new WaypointGuard(this.mesh.store), identities: this.identities, pool: this.pool, live: this.live, metrics, hboneEvents: events, accessLog, spans,
+      redirection, limit: this.limit, doors: new ConnectionLimit(doorLimit()), mesh: this.mesh, guard: new WaypointGuard(this.mesh.store), identities: this.identities, pool: this.pool, live: this.live, learned: this.learned, metrics, hboneEvents: events, accessLog, spans,
       resolver: this.mesh.hasControlPlane ? new Resolver(new MeshNames({ store: this.mesh.store, network: config.network, clusterDomain: config.clusterDomain, isKnown: () => this.mesh.isKnown })) : undefined,
       onDnsQuery: countDns(dnsMetrics(metrics)), clusterDomain: config.clusterDomain,
       podCounters: podMetrics(metrics, { active: () => this.pods.captured, pending: () => this.pods.pending }),
@@ -88,6 +91,7 @@ export class Ztunnel {
     if (this.pool) poolMetrics(metrics, this.pool, () => this.pods.serverConnections)
     hookMetrics(metrics, () => redirection.counters())
     limitMetrics(metrics, this.limit)
+    metrics.watchLearned(() => this.learned.size)
     this.mesh.store.onChange((changes) => this.#onMeshChange(changes))
     this.agent = makeAgent(config, this.pods, logger.child({ component: 'agent' }))
     this.#stopEvents = watchEvents(redirection.maps.events, (events) => {

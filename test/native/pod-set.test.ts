@@ -1,9 +1,11 @@
 // A pod is known to the set from before its first listener takes connections: in a handover those come at once, while the
 // rest of the capture is still being made.
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { systemClock } from '../../src/core/clock.ts'
 import { silentLogger } from '../../src/core/log.ts'
 import type { Redirection } from '../../src/kernel/redirection.ts'
 import { ConnectionLimit } from '../../src/member/connection-limit.ts'
+import { LearnedDestinations } from '../../src/member/learned-destinations.ts'
 import { MeshState } from '../../src/member/mesh-state.ts'
 import type { PodEnrolment } from '../../src/model/enrolment.ts'
 import { policy } from '../../src/ztunnel/testing-admin.ts'
@@ -41,6 +43,7 @@ function makeSet(onRegistered: (kind: string, asked: Asked) => void, enrol: () =
   }
   const parts: PodProxyParts = {
     redirection: redirection as Redirection, limit: new ConnectionLimit(100), doors: new ConnectionLimit(100), mesh, guard: new WaypointGuard(mesh.store), identities: undefined, pool: undefined, live,
+    learned: new LearnedDestinations({ clock: systemClock }),
     metrics: new ZtunnelMetrics(), hboneEvents: () => {}, accessLog: silentLogger, spans: noSpans, lookup: () => Promise.reject(new Error('no names here')),
     resolver: undefined, onDnsQuery: () => {}, podCounters: { started: () => {}, stopped: () => {} }, clusterDomain: 'cluster.local', connectTimeoutMs: 1_000,
     keepAliveSeconds: 0, logger: silentLogger,

@@ -52,6 +52,7 @@ function registerAll(): void {
   limitMetrics(metrics, { open: 1, limit: 2 })
   logMetrics(metrics)(2)
   metrics.egress('shop', 'egressAudited')
+  metrics.watchLearned(() => 2)
   metrics.retried('CONNECT_REFUSED')
   metrics.stage('firstByte', 'source', 0.2)
   new ConnectionRecord({

@@ -27,6 +27,10 @@ export class ZtunnelMetrics extends ProxyMetrics {
     this.#egress.inc({ namespace, because })
   }
 
+  watchLearned(read: () => number): void {
+    this.gauge('sidestep_egress_learned', 'Destinations outside the mesh that were learned', read)
+  }
+
   waypointSkipped(namespace: string): void {
     this.#skipped.inc({ namespace })
   }
