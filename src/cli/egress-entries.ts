@@ -16,7 +16,7 @@ export function entriesText(seen: readonly LearnedView[]): string {
     const entry = entryOf(group, taken)
     if (entry) return stringify(entry)
     const [first] = group
-    return `# ${visible(`${first?.namespace} ${first?.host ?? first?.address}`)} cannot be the host of a ServiceEntry\n`
+    return `# left out, ${first?.host !== undefined && isOfCluster(first.host) ? 'a name of the cluster' : 'no host'}: ${visible(`${first?.namespace} ${first?.host ?? first?.address}`)}\n`
   })
   return documents.length === 0 ? '# nothing was seen to leave the mesh' : documents.join('---\n').trimEnd()
 }
@@ -28,7 +28,7 @@ function entryOf(group: readonly LearnedView[], taken: Set<string>): object | un
   if (!first || place === undefined) return undefined
   const { namespace, host } = first
   const isAddress = host === undefined
-  if (isAddress && isIP(place) === 0) return undefined
+  if (isAddress ? isIP(place) === 0 : isOfCluster(host)) return undefined
   const name = freeName(namespace, place, taken)
   const addresses = isAddress ? [place] : [...new Set(group.flatMap(({ address }) => (address !== undefined && isIP(address) !== 0 ? [address] : [])))].sort()
   const entry = {
@@ -45,6 +45,11 @@ function entryOf(group: readonly LearnedView[], taken: Set<string>): object | un
     },
   }
   return serviceEntrySchema.safeParse(entry).success ? entry : undefined
+}
+
+/** A pod may say any Host; an entry of such a name would stand before a Service. */
+function isOfCluster(host: string): boolean {
+  return !host.includes('.') || /\.svc(\.|$)/.test(host)
 }
 
 /** By number; each once. */

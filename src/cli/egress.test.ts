@@ -59,6 +59,12 @@ describe('entries', () => {
     expect(names).toEqual(['egress-a-b-example-com', 'egress-a-b-example-com-2', `egress-${'x'.repeat(48)}`, `egress-${'x'.repeat(48)}-2`, 'egress-a-b-example-com'])
   })
 
+  test('a name of the cluster, which a pod may send as any other, is named and gets none', () => {
+    const text = entriesText(['payments.bank.svc.cluster.local', 'payments.bank.svc', 'payments', 'svc.example.com'].map((host) => seen({ host })))
+    expect(specs(text)).toMatchObject([{ spec: { hosts: ['svc.example.com'] } }])
+    expect(text.match(/^# left out, a name of the cluster: shop payments/gm)).toHaveLength(3)
+  })
+
   test('nothing seen is nothing to apply', () => {
     expect(specs(entriesText([]))).toEqual([])
   })
