@@ -40,7 +40,8 @@ async function makeCertificates(): Promise<void> {
 const serverScript = `
 const { readFileSync } = require('node:fs')
 const answer = (name) => (request, response) => response.end(JSON.stringify({
-  name, host: request.headers.host, url: request.url, serverName: request.socket.servername, client: request.socket.getPeerCertificate?.().subject?.CN }))
+  name, host: request.headers.host, url: request.url, serverName: request.socket.servername, client: request.socket.getPeerCertificate?.().subject?.CN,
+  inside: request.headers['x-forwarded-client-cert'] ?? request.headers['x-forwarded-for'] }))
 const read = (name) => readFileSync(${JSON.stringify(directory)} + '/' + name)
 const tls = { cert: read('server.crt'), key: read('server.key') }
 require('node:http').createServer(answer('plain')).listen(9080, '${outside}')

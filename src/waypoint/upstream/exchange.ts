@@ -24,6 +24,7 @@ import { callerOf } from './endpoint.ts'
 import type { Protocol } from './endpoint.ts'
 import type { UpstreamEvents } from './events.ts'
 import { outcomeOfFailure, reasonOfFailure, refusedWait } from './failures.ts'
+import { headersFor } from './outside.ts'
 import type { UpstreamParts } from './parts.ts'
 import { ReplayBody } from './replay-body.ts'
 import type { ReplayRoom } from './replay-body.ts'
@@ -141,7 +142,7 @@ export class Exchange implements Wanted {
     const { contentLength, upgrade } = request
     const outbound: { -readonly [K in keyof OutboundRequest]: OutboundRequest[K] } = {
       method: head.method, scheme: this.#cluster.policy.tls ? 'https' : head.scheme, authority: head.authority,
-      target: head.target, headers: head.headers,
+      target: head.target, headers: headersFor(facts, head.headers),
       acceptsTrailers: request.acceptsTrailers || request.isGrpc, signal: request.signal, onInformation: this.#onInformation,
     }
     if (this.#body) {

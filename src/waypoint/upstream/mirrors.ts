@@ -12,6 +12,7 @@ import { callerOf } from './endpoint.ts'
 import type { UpstreamEvents } from './events.ts'
 import type { UpstreamLimits, UpstreamParts } from './parts.ts'
 import { protocolFor } from './protocol.ts'
+import { headersFor } from './outside.ts'
 
 type Done = (because: 'answered' | 'failed') => void
 
@@ -66,7 +67,7 @@ export class Mirrors {
     }
     const { head } = plan
     const outbound: OutboundRequest = {
-      method: head.method, scheme: head.scheme, authority: head.authority, target: head.target, headers: head.headers,
+      method: head.method, scheme: head.scheme, authority: head.authority, target: head.target, headers: headersFor(attempt.endpoint.facts, head.headers),
       signal: ended.signal, ...(body && bodyOf(body)),
     }
     void this.#carry(attempt, cluster, attempt.endpoint.pool(source, protocol, attempt.startedMs).send(outbound), done)
