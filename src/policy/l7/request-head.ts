@@ -70,6 +70,16 @@ export class HeaderMap implements HeaderValues {
     return map
   }
 
+  /** Name, value, name, value ... as entries() has them. */
+  flat(): string[] {
+    const list: string[] = []
+    for (const [name, value] of this.#values) {
+      if (typeof value === 'string') list.push(name, value)
+      else for (const each of value) list.push(name, each)
+    }
+    return list
+  }
+
   /** Each value on its own, names in lower case. */
   *entries(): IterableIterator<readonly [name: string, value: string]> {
     for (const [name, value] of this.#values) {

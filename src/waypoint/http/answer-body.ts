@@ -36,6 +36,7 @@ export class AnswerBody extends Readable {
   }
 
   finish(): void {
+    if (this.#isOver) return
     this.#isOver = true
     this.#callOff?.()
     if (!this.destroyed) this.push(null)
@@ -44,6 +45,13 @@ export class AnswerBody extends Readable {
   fail(error: Error): void {
     this.#isOver = true
     this.destroy(error)
+  }
+
+  /** All of it, if all has come and nobody reads it yet; it is told and ends as if it were read bit by bit. */
+  takeWhole(): Buffer | undefined {
+    if (!this.#isOver || this.destroyed || this.readableFlowing !== null || this.readableLength === 0) return undefined
+    const whole: unknown = this.read()
+    return Buffer.isBuffer(whole) ? whole : undefined
   }
 
   override _read(): void {

@@ -1,13 +1,12 @@
 // Requests over HTTP/2 and so gRPC: a few sessions of node:http2 over connections that somebody else makes, each filled up to what the
 // backend allows before another one is made. Requests that no session has room for wait, and leave the line when they are cancelled.
 import http2 from 'node:http2'
-import type { ClientHttp2Session, ClientHttp2Stream, OutgoingHttpHeaders } from 'node:http2'
+import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2'
 import type { Duplex } from 'node:stream'
 import { MeshError } from '../../core/errors.ts'
 import { connectWithin } from './outbound.ts'
 import type { FailureKind, OutboundRequest, Outcome, Upstream, UpstreamOptions } from './outbound.ts'
 import { Http2Attempt } from './http2-attempt.ts'
-import { fields } from './header-lists.ts'
 
 const streamWindowBytes = 262_144
 const connectionWindowBytes = 1_048_576
@@ -249,12 +248,19 @@ export class Http2Upstream implements Upstream {
 
 const hasSettings = new WeakSet<ClientHttp2Session>()
 
-function headersOf({ method, scheme, authority, target, headers, contentLength, body, acceptsTrailers, upgrade }: OutboundRequest): OutgoingHttpHeaders {
-  const list = fields(headers)
-  for (const name of ['host', 'connection', 'content-length', 'transfer-encoding', 'te']) delete list[name]
-  if (upgrade !== undefined) delete list['sec-websocket-key']
-  if (body && contentLength !== undefined) list['content-length'] = contentLength
-  if (acceptsTrailers === true) list['te'] = 'trailers'
-  const protocol = upgrade === undefined ? {} : { ':protocol': upgrade }
-  return { ':method': upgrade === undefined ? method : 'CONNECT', ...protocol, ':scheme': scheme, ':authority': authority, ':path': target, ...list }
+/** Ours, or of one hop. */
+const notSentOn = new Set(['host', 'connection', 'content-length', 'transfer-encoding', 'te'])
+
+/** Name, value, ...: Node copies an object twice before it makes this of it. */
+function headersOf({ method, scheme, authority, target, headers, contentLength, body, acceptsTrailers, upgrade }: OutboundRequest): string[] {
+  const list = [':method', upgrade === undefined ? method : 'CONNECT', ':scheme', scheme, ':authority', authority, ':path', target]
+  if (upgrade !== undefined) list.push(':protocol', upgrade)
+  const given = headers.flat()
+  for (let i = 0; i + 1 < given.length; i += 2) {
+    const name = given[i] ?? ''
+    if (!notSentOn.has(name) && (upgrade === undefined || name !== 'sec-websocket-key')) list.push(name, given[i + 1] ?? '')
+  }
+  if (body && contentLength !== undefined) list.push('content-length', String(contentLength))
+  if (acceptsTrailers === true) list.push('te', 'trailers')
+  return list
 }

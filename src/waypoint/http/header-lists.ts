@@ -7,13 +7,6 @@ export function isStream(body: unknown): body is Readable {
   return typeof body === 'object' && body !== null && 'pipe' in body
 }
 
-/** Name, value, name, value ... */
-export function flat(headers: HeaderMap): string[] {
-  const list: string[] = []
-  for (const [name, value] of headers.entries()) list.push(name, value)
-  return list
-}
-
 /** Headers as Node's http2 takes them. */
 export function fields(headers: HeaderMap): OutgoingHttpHeaders {
   const list: Record<string, string | string[]> = Object.create(null)

@@ -14,7 +14,7 @@ import { fields } from './header-lists.ts'
 import { readAnswerHeaders, readTrailers } from './strict.ts'
 import { acceptOf } from './websocket.ts'
 
-const { NGHTTP2_CANCEL, NGHTTP2_FLAG_END_STREAM, NGHTTP2_PROTOCOL_ERROR, NGHTTP2_REFUSED_STREAM } = http2.constants
+const { NGHTTP2_CANCEL, NGHTTP2_FLAG_END_STREAM, NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR, NGHTTP2_REFUSED_STREAM } = http2.constants
 const noCall = (): void => {}
 
 export class Http2Attempt {
@@ -124,8 +124,17 @@ export class Http2Attempt {
       onIdle: () => idleAnswer(),
     })
     this.#body = body
-    stream.on('data', (chunk: Buffer) => body.give(chunk))
-    stream.pause()
+    // What came with its end is taken at once; trailers, if there are any, are told before anybody asks.
+    const hasCome = stream.closed && !stream.aborted && stream.rstCode === NGHTTP2_NO_ERROR
+    const whole: unknown = hasCome ? stream.read() : undefined
+    if (Buffer.isBuffer(whole)) {
+      this.#hasEnded = true
+      body.give(whole)
+      body.finish()
+    } else {
+      stream.on('data', (chunk: Buffer) => body.give(chunk))
+      stream.pause()
+    }
     this.#resolve({ ...answer, body })
   }
 

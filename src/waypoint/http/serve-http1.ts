@@ -8,7 +8,7 @@ import { HeaderMap } from '../../policy/l7/request-head.ts'
 import { Exchange, hasContent } from './exchange.ts'
 import type { ExchangeEvents, Side } from './exchange.ts'
 import type { Handler, Refusal, RefusalReason, Response } from './message.ts'
-import { flat, isStream } from './header-lists.ts'
+import { isStream } from './header-lists.ts'
 import { cut, pump } from './pump.ts'
 import { RequestBody, noBody } from './request-body.ts'
 import { readHttp1Head, readTrailers } from './strict.ts'
@@ -167,7 +167,7 @@ export class Http1Side<Connection> {
     else if (isBodiless && method !== 'HEAD' && status !== 304) headers.set('content-length', '0')
     else if (body !== undefined && !isStream(body)) headers.set('content-length', String(Buffer.byteLength(body)))
     try {
-      res.writeHead(status, flat(headers))
+      res.writeHead(status, headers.flat())
     } catch (error) {
       this.#plan.onHandlerError?.(error)
       client.stream.destroy()

@@ -7,6 +7,7 @@ import { MeshError } from '../../core/errors.ts'
 import { FloodGuard } from '../../hbone/flood-guard.ts'
 import type { Flood } from '../../hbone/flood-guard.ts'
 import { TunnelStream, resetStream } from '../../hbone/tunnel-stream.ts'
+import { AnswerBody } from './answer-body.ts'
 import { Exchange, hasContent } from './exchange.ts'
 import type { Side } from './exchange.ts'
 import type { Response } from './message.ts'
@@ -90,6 +91,8 @@ export class Http2Connection<Connection> {
     this.#callOffIdle = undefined
     stream.on('error', noCall)
     let isAnswered = false
+    // Node closes a stream as the end of its answer goes out, and may not call its writing finished any more.
+    let isGiven = false
     const read = readHttp2Head(raw, isEnd, this.#scheme, this.#plan.rules)
     const method = read.t === 'head' ? read.head.method : 'GET'
     let trailers: readonly string[] = []
@@ -105,7 +108,7 @@ export class Http2Connection<Connection> {
         isAnswered = true
         // Node resets a stream of which nothing was read, and curl forgets the answer then (RFC 9113, 8.1 has both sides).
         if (body && !body.isStarted && !isStream(answer.body)) body.discardRest(this.#plan.rules.limits.discardBytes, () => resetStream(stream, NGHTTP2_NO_ERROR))
-        this.#respond(stream, answer, method)
+        isGiven = this.#respond(stream, answer, method)
       },
       upgrade: (headers) => {
         isAnswered = true
@@ -119,7 +122,7 @@ export class Http2Connection<Connection> {
     let body: RequestBody | undefined
     const exchange = new Exchange<Connection>(side, this.#plan)
     stream.once('close', () => {
-      if (stream.rstCode === NGHTTP2_NO_ERROR && stream.writableFinished) exchange.finished()
+      if (stream.rstCode === NGHTTP2_NO_ERROR && (isGiven || stream.writableFinished)) exchange.finished()
       else exchange.gone('clientGone', { rstCode: stream.rstCode })
       if (!isAnswered && stream.rstCode !== NGHTTP2_NO_ERROR) this.#count('rapidReset')
       if (--this.#active === 0 && !this.#session.destroyed) this.#rest()
@@ -143,34 +146,40 @@ export class Http2Connection<Connection> {
     exchange.start(read, body ?? noBody(), () => readTrailers(trailers), this.#connection, this.#plan.handler)
   }
 
-  #respond(stream: ServerHttp2Stream, answer: Response & { t: 'response' }, method: string): void {
+  /** Whether all of the answer was given to the stream at once. */
+  #respond(stream: ServerHttp2Stream, answer: Response & { t: 'response' }, method: string): boolean {
     const { status, headers, body } = answer
     if (stream.destroyed || stream.closed) {
       if (isStream(body)) body.destroy()
-      return
+      return false
     }
     const isBodiless = body === undefined || !hasContent(method, status)
     if (status === 204) headers.delete('content-length')
     else if (body !== undefined && !isStream(body) && hasContent(method, status)) headers.set('content-length', String(Buffer.byteLength(body)))
+    // Of an answer that has come to its end it is known whether it has trailers; without them, its last bytes are its end.
+    const whole = !isBodiless && body instanceof AnswerBody ? body.takeWhole() : undefined
+    const mayHaveTrailers = !isBodiless && answer.trailers !== undefined && (whole === undefined || answer.trailers() !== undefined)
     try {
-      stream.respond({ ...fields(headers), ':status': status }, { endStream: isBodiless, waitForTrailers: !isBodiless && answer.trailers !== undefined })
+      stream.respond([':status', String(status), ...headers.flat()], { endStream: isBodiless, waitForTrailers: mayHaveTrailers })
     } catch (error) {
       this.#plan.onHandlerError?.(error)
       if (isStream(body)) body.destroy()
       resetStream(stream, NGHTTP2_INTERNAL_ERROR)
-      return
+      return false
     }
     if (isBodiless) {
       if (isStream(body)) body.destroy()
-      return
+      return true
     }
-    stream.once('wantTrailers', () => {
-      const trailers = answer.trailers?.()
-      if (!stream.destroyed) stream.sendTrailers(trailers ? fields(trailers) : {})
-    })
-    if (!isStream(body)) {
-      stream.end(body)
-      return
+    if (mayHaveTrailers) {
+      stream.once('wantTrailers', () => {
+        const trailers = answer.trailers?.()
+        if (!stream.destroyed) stream.sendTrailers(trailers ? fields(trailers) : {})
+      })
+    }
+    if (whole !== undefined || !isStream(body)) {
+      stream.end(whole ?? body)
+      return true
     }
     pump(body, stream, (error) => {
       if (!error) {
@@ -180,6 +189,7 @@ export class Http2Connection<Connection> {
       body.destroy()
       if (!stream.destroyed && !stream.closed) resetStream(stream, codeOf(error))
     })
+    return false
   }
 
   #rest(): void {

@@ -133,7 +133,7 @@ export function readHttp2Head(rawHeaders: readonly string[], isEnd: boolean, sch
   if (cookies.length > 1) headers.set('cookie', cookies.join('; '))
   if (protocol !== undefined) method = 'GET'
   headers.delete('host')
-  removeHopByHop(headers, new Set())
+  removeHopByHop(headers, [])
   return finish(method, scheme, authority, target, headers, rules, {
     hasBody: !isEnd && protocol === undefined, acceptsTrailers: te !== undefined, expectsContinue: expect !== undefined && !isEnd,
     ...(contentLength !== undefined && { contentLength }), ...(protocol !== undefined && { upgrade: protocol }),
@@ -204,7 +204,7 @@ function readTe(te: string | undefined): boolean {
   return te !== undefined && te.toLowerCase().split(',').some((coding) => coding.trim().split(';')[0]?.trim() === 'trailers')
 }
 
-function removeHopByHop(headers: HeaderMap, options: ReadonlySet<string>): void {
+function removeHopByHop(headers: HeaderMap, options: Iterable<string>): void {
   for (const name of hopByHop) headers.delete(name)
   for (const name of options) headers.delete(name)
 }
@@ -219,8 +219,9 @@ export function readAnswerHeaders(raw: readonly string[]): HeaderMap | undefined
     headers.append(name, value)
   }
   if (headers.all('content-length').length > 1) return undefined
-  const options = new Set((headers.get('connection') ?? '').toLowerCase().split(',').map((option) => option.trim()).filter((name) => !endToEnd.has(name)))
-  removeHopByHop(headers, options)
+  const connection = headers.get('connection')
+  const options = connection?.toLowerCase().split(',').map((option) => option.trim()).filter((name) => !endToEnd.has(name))
+  removeHopByHop(headers, options ?? [])
   // Which trailers come is for the next hop to say.
   headers.delete('trailer')
   return headers
