@@ -108,7 +108,7 @@ export class WaypointWorld implements AsyncDisposable {
     } finally {
       for (const each of objects) this.mesh.unapply(keyOf(each))
     }
-    await eventually(`${names} no longer in force`, async () => !await holds(), 5_000)
+    await eventually(`${names} no longer in force`, async () => !await holds(), 15_000)
   }
 
   exec(from: string, command: readonly string[], input?: string, timeoutMs = 60_000): Promise<CommandResult> {
