@@ -36,6 +36,8 @@ const codes = {
   TOO_MANY_CONNECTIONS: { level: 'warn', retry: 'always', hint: 'The limit on connections was reached; raise it or find the client that holds them.' },
   AGENT_UNAVAILABLE: { level: 'warn', retry: 'always', hint: 'The node agent does not answer on its socket; pods already captured stay captured.' },
   CONTROL_PLANE_UNAVAILABLE: { level: 'warn', retry: 'always', hint: 'The control plane does not answer; what is known stays in force. Is it running, and do its roots and our token fit?' },
+  KUBE_API: { level: 'warn', retry: 'never', hint: 'The Kubernetes API server refused the call; `detail` has its status and reason. Where it is Forbidden, compare the roles in deploy/.' },
+  KUBE_UNREACHABLE: { level: 'warn', retry: 'always', hint: 'The Kubernetes API server does not answer; what is known stays in force. Is KUBECONFIG, or the service account, the right one?' },
   CERTIFICATE_UNAVAILABLE: { level: 'warn', retry: 'always', hint: 'No certificate for that identity yet; is the control plane reachable, and does the identity run on this node?' },
   CERTIFICATE_REFUSED: { level: 'warn', retry: 'never', hint: 'The certificate authority does not sign this request; the message says why.' },
   TLS_FAILED: { level: 'info', retry: 'never', hint: 'The TLS handshake failed; compare trust domains, roots and validity with `sidestep certs`.' },

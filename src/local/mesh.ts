@@ -9,7 +9,7 @@ import type { ExecPlan, LocalStatus, RunRequest } from '../model/local-status.ts
 import { objectKey, type ManifestObject } from '../model/manifest.ts'
 import { manifestFiles, parseManifest, type ParsedManifest } from '../model/manifest-parse.ts'
 import { maxNodes, nodeName } from './addresses.ts'
-import { EnrolmentAgent } from './agent.ts'
+import { EnrolmentAgent } from '../agent/enrolment-agent.ts'
 import { AppliedObjects } from './applied-objects.ts'
 import { CaptureGate } from './capture-gate.ts'
 import { Catalogue, type Desired } from './catalogue.ts'

@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { silentLogger } from '../core/log.ts'
 import { decodeLines, encodeLine } from '../core/ndjson.ts'
 import { agentMessageSchema, type AgentMessage, type PodEnrolment } from '../model/enrolment.ts'
-import { EnrolmentAgent } from './agent.ts'
+import { EnrolmentAgent } from './enrolment-agent.ts'
 
 let directory = ''
 let path = ''
