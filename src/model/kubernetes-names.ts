@@ -37,3 +37,13 @@ export const nodePaths = {
   namespaces: '/var/lib/sidestep/cni/namespaces.json',
   state: '/var/lib/sidestep',
 } as const
+
+/** In our image, on the PATH: what a container of ours starts. */
+export const programs = {
+  ztunnel: 'sidestep-ztunnel',
+  agent: 'sidestep-agent',
+  controlPlane: 'sidestep-controlplane',
+  waypoint: 'sidestep-waypoint',
+  /** The command line. */
+  cli: 'sidestep',
+} as const
