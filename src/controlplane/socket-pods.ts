@@ -7,7 +7,7 @@ import type { Logger } from '../core/log.ts'
 import { decodeLines } from '../core/ndjson.ts'
 import { factLineSchema, maxFactLineBytes, noRuntimeFacts } from '../model/running-pod.ts'
 import type { FactLine, RunningPod, RuntimeFacts } from '../model/running-pod.ts'
-import { Backoff } from '../xds/backoff.ts'
+import { Backoff } from '../core/backoff.ts'
 import { tellDifference, type PodListener, type PodSource } from './pod-source.ts'
 
 export interface SocketPodsOptions {

@@ -8,7 +8,7 @@ import { Client, Metadata, credentials, status as grpcStatus } from '@grpc/grpc-
 import { MeshError, describeError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
 import { DeltaDiscoveryRequestSchema } from '../proto/discovery_pb.ts'
-import { Backoff } from './backoff.ts'
+import { Backoff } from '../core/backoff.ts'
 import { clientDefaults } from './client-options.ts'
 import type { XdsClientOptions, XdsState } from './client-options.ts'
 import { Demand } from './demand.ts'
