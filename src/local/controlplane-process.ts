@@ -7,13 +7,12 @@ import type { Logger } from '../core/log.ts'
 import { controlPlaneReportSchema, type ControlPlaneReport } from '../model/control-plane-status.ts'
 import type { LocalControlPlane } from '../model/local-status.ts'
 import { underlayIps } from './addresses.ts'
+import { ServingWatch } from './serving-watch.ts'
 import type { StatePaths } from './state.ts'
 import { SupervisedProcess } from './supervised-process.ts'
 import { controlPlaneName, controlPlanePort } from './ztunnel-process.ts'
 
 const program = fileURLToPath(new URL('../bin/controlplane.ts', import.meta.url))
-const askAgainMs = 100
-const lookMs = 2000
 const answerMs = 2000
 
 export interface ControlPlaneProcessOptions {
@@ -34,20 +33,16 @@ export interface ControlPlaneProcessOptions {
 export class ControlPlaneProcess {
   readonly #process: SupervisedProcess
   readonly #socket: string
-  readonly #onChange: () => void
-  #timer: NodeJS.Timeout | undefined
-  #readyPid: number | undefined
-  #isStopping = false
+  readonly #watch: ServingWatch
 
   constructor(options: ControlPlaneProcessOptions) {
     const { paths, netns, logger, onChange } = options
     this.#socket = paths.controlPlaneSocket
-    this.#onChange = onChange
     this.#process = new SupervisedProcess({
       paths, role: 'controlplane', id: 'controlplane', label: 'controlplane', netns, logger, onChange,
       command: [process.execPath, program], env: environmentOf(options),
     })
-    this.#look()
+    this.#watch = new ServingWatch({ pid: () => this.pid, isServing: () => this.#isServing(), onChange })
   }
 
   /** Undefined between two runs. */
@@ -57,20 +52,7 @@ export class ControlPlaneProcess {
 
   /** The process that runs now serves, as far as was seen. */
   get isReady(): boolean {
-    return this.#readyPid !== undefined && this.#readyPid === this.#process.pid
-  }
-
-  #look(): void {
-    if (this.#isStopping) return
-    const { pid } = this.#process
-    void this.#isServing().then((isServing) => {
-      const was = this.isReady
-      this.#readyPid = isServing ? pid : undefined
-      if (this.isReady !== was) this.#onChange()
-      if (this.#isStopping) return
-      this.#timer = setTimeout(() => this.#look(), this.isReady ? lookMs : askAgainMs)
-      this.#timer.unref()
-    })
+    return this.#watch.isServing
   }
 
   async #isServing(): Promise<boolean> {
@@ -105,8 +87,7 @@ export class ControlPlaneProcess {
   }
 
   async stop(): Promise<void> {
-    this.#isStopping = true
-    clearTimeout(this.#timer)
+    this.#watch.stop()
     await this.#process.stop()
   }
 }

@@ -34,7 +34,7 @@ import { isVirtual, routeOf, ServiceAddresses } from './services.ts'
 import { lockInstance, makeStateDirectories, removeState, statePaths, writeRecord, type InstanceLock, type StatePaths } from './state.ts'
 import { makeTopology, type Topology, type VirtualNode } from './virtual-node.ts'
 import { Waiting } from './waiting.ts'
-import { carryingFlags, cleanUpZtunnel, startZtunnel, ztunnelIsReady } from './ztunnel-process.ts'
+import { carryingFlags, cleanUpZtunnel, startZtunnel, watchZtunnel, ztunnelIsReady } from './ztunnel-process.ts'
 
 const lostPodCheckMs = 2000
 const defaultStopGraceMs = 2000
@@ -186,6 +186,7 @@ export class LocalMesh {
       paths: this.paths, node: node.name, netns: node.sandbox.netns, command: this.#ztunnelCommand, hostPath: this.#hostPath,
       hasControlPlane: this.#hasControlPlane, environment: this.#ztunnelEnvironment, logger,
     })
+    if (this.#hasControlPlane) node.serving = watchZtunnel(this.paths.adminSocket(node.name), node.ztunnel, () => this.#schedule())
   }
 
   #onReading(reading: DirectoryReading<ParsedManifest>): void {
@@ -353,7 +354,7 @@ export class LocalMesh {
   /** Everything wanted runs and is ready (or has done its work), and nothing is about to change. */
   get isReady(): boolean {
     if (!this.#isSettled || this.#isScheduled || this.#pods.unplaced.size > 0) return false
-    if (this.#controlPlane?.isReady === false) return false
+    if (this.#controlPlane?.isReady === false || this.#topology.nodes.some(({ serving }) => serving?.isServing === false)) return false
     return [...this.#pods.pods.values()].every((pod) => pod.isReady || pod.isFinished) && this.#pods.pods.size >= this.#desired.pods.size
   }
 
@@ -362,7 +363,8 @@ export class LocalMesh {
     await this.waitUntil(() => this.isReady, timeoutMs, () => {
       const late = this.status().pods.filter((pod) => !pod.ready && pod.phase !== 'Succeeded')
       if (this.#controlPlane?.isReady === false) return `the control plane is not ready: see ${this.paths.logs}/controlplane.log`
-      return late.map((pod) => `${pod.namespace}/${pod.name} ${pod.phase} ${pod.reason}`.trimEnd()).join('; ') || 'changes are still being made'
+      const waiting = this.#topology.nodes.filter(({ serving }) => serving?.isServing === false).map(({ name }) => `the ztunnel of ${name} is not ready`)
+      return [...waiting, ...late.map((pod) => `${pod.namespace}/${pod.name} ${pod.phase} ${pod.reason}`.trimEnd())].join('; ') || 'changes are still being made'
     })
     await this.#syncServices()
   }
@@ -398,6 +400,7 @@ export class LocalMesh {
     const { nodes, underlay, dns } = this.#topology
     const controlPlaneStopped = this.#controlPlane?.stop()
     await Promise.all(nodes.map(async (node) => {
+      node.serving?.stop()
       await node.ztunnel?.stop()
       await node.agent?.close()
       if (node.ztunnel) {

@@ -10,6 +10,7 @@ import { DnsServer } from './dns-server.ts'
 import { nodeLines, nodePortLines, nodeSysctls, underlayLines } from './links.ts'
 import { Sandbox } from './sandbox.ts'
 import { serviceRules, type ServiceRoute } from './service-rules.ts'
+import type { ServingWatch } from './serving-watch.ts'
 import type { StatePaths } from './state.ts'
 import type { SupervisedProcess } from './supervised-process.ts'
 
@@ -23,6 +24,8 @@ export class VirtualNode {
   readonly hosts = new HostNumbers()
   agent: EnrolmentAgent | undefined
   ztunnel: SupervisedProcess | undefined
+  /** Of the ztunnel, where a control plane tells it what the mesh is: it captures pods before it knows that. */
+  serving: ServingWatch | undefined
   readonly #logger: Logger
   #wantedRules = ''
   #appliedRules = ''

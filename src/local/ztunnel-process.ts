@@ -6,6 +6,7 @@ import { ztunnelStateSchema } from '../model/ztunnel-state.ts'
 import { underlayIps } from './addresses.ts'
 import { runCommand } from './command.ts'
 import type { StatePaths } from './state.ts'
+import { ServingWatch } from './serving-watch.ts'
 import { SupervisedProcess } from './supervised-process.ts'
 
 /**
@@ -85,4 +86,9 @@ export async function ztunnelIsReady(adminSocket: string, pid: number): Promise<
     // Not there yet, or not ready yet: the next look may find it.
     return false
   }
+}
+
+/** Looks for as long as the mesh is up whether the ztunnel that runs now is ready. */
+export function watchZtunnel(adminSocket: string, ztunnel: SupervisedProcess, onChange: () => void): ServingWatch {
+  return new ServingWatch({ pid: () => ztunnel.pid, isServing: (pid) => ztunnelIsReady(adminSocket, pid), onChange })
 }
