@@ -7,6 +7,8 @@ export const failureModeLabel = 'sidestep.dev/failure-mode'
 export const dnsLabel = 'sidestep.dev/dns'
 /** Istio's: `http` says that the workload speaks HBONE itself, as a waypoint or a gateway does. */
 export const nativeTunnelLabel = 'networking.istio.io/tunnel'
+/** Istio's own word for the first of these: `ambient` or `none`. */
+export const istioDataplaneLabel = 'istio.io/dataplane-mode'
 
 /** What happens to new connections while the mesh cannot decide: refuse them, or let them pass unmeshed. */
 export const failureModeSchema = z.enum(['closed', 'open'])
@@ -55,9 +57,20 @@ export function hasNativeTunnel(labels: Readonly<Record<string, string>>): boole
   return labels[nativeTunnelLabel] === 'http'
 }
 
-/** The pod's label wins over its namespace's; anything but `enabled` means no, and so does a tunnel of its own. */
-export function isEnrolled(namespaceLabels: Readonly<Record<string, string>>, podLabels: Readonly<Record<string, string>>): boolean {
-  return !hasNativeTunnel(podLabels) && (podLabels[meshLabel] ?? namespaceLabels[meshLabel]) === 'enabled'
+/**
+ * The pod's label wins over its namespace's; anything but `enabled` means no, and so does a tunnel of its own. With `readsIstio`,
+ * Istio's label counts where ours is not beside it; anything but `ambient` means no.
+ */
+export function isEnrolled(
+  namespaceLabels: Readonly<Record<string, string>>, podLabels: Readonly<Record<string, string>>, readsIstio = false,
+): boolean {
+  return !hasNativeTunnel(podLabels) && (enrolmentOf(podLabels, readsIstio) ?? enrolmentOf(namespaceLabels, readsIstio) ?? false)
+}
+
+/** What labels of one object say; undefined where they say nothing. */
+function enrolmentOf(labels: Readonly<Record<string, string>>, readsIstio: boolean): boolean | undefined {
+  if (Object.hasOwn(labels, meshLabel)) return labels[meshLabel] === 'enabled'
+  return readsIstio && Object.hasOwn(labels, istioDataplaneLabel) ? labels[istioDataplaneLabel] === 'ambient' : undefined
 }
 
 /** Closed unless the namespace (or the pod) says exactly `open`. */
