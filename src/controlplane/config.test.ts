@@ -1,6 +1,6 @@
 // The table of settings: every wrong one is named, and what contradicts another is found before anything is started.
 import { describe, expect, test } from 'vitest'
-import { configSchema, hostAndPort, listOf, readConfig, variables } from './config.ts'
+import { configSchema, hostAndPort, listOf, readConfig, readsIstioLabels, variables } from './config.ts'
 
 const good = { SIDESTEP_CONFIG_DIRECTORY: '/etc/mesh' }
 
@@ -26,9 +26,18 @@ describe('settings of the control plane', () => {
     ['half an intermediate', { SIDESTEP_CA_KEY_FILE: '/k' }, /go together/],
     ['a node that would write elsewhere', { SIDESTEP_NODES: 'a,../b', SIDESTEP_TOKEN_DIRECTORY: '/t' }, /"..\/b" is no name for a node/],
     ['nodes without a place', { SIDESTEP_NODES: 'a' }, /needs SIDESTEP_TOKEN_DIRECTORY/],
+    ['a directory beside Kubernetes', { SIDESTEP_SOURCE: 'kubernetes' }, /SIDESTEP_CONFIG_DIRECTORY: means nothing with SIDESTEP_SOURCE=kubernetes/],
+    ['a source that is none', { SIDESTEP_SOURCE: 'etcd' }, /SIDESTEP_SOURCE/],
     ['a trust domain that is none', { SIDESTEP_TRUST_DOMAIN_ALIASES: 'old.local,Old' }, /"Old" is no trust domain/],
   ])('with %s are refused', (_what, more, message) => {
     expect(() => readConfig({ ...good, ...more })).toThrow(expect.objectContaining({ code: 'BAD_CONFIG', message: expect.stringMatching(message) }))
+  })
+
+  test('for Kubernetes need no directory', () => {
+    expect(readConfig({ SIDESTEP_SOURCE: 'kubernetes' })).toMatchObject({ source: 'kubernetes', podNamespace: 'sidestep-system', istioLabels: '' })
+    expect(readsIstioLabels(readConfig({ SIDESTEP_SOURCE: 'kubernetes' }))).toBe(false)
+    expect(readsIstioLabels(readConfig({ SIDESTEP_SOURCE: 'kubernetes', SIDESTEP_ISTIO_LABELS: 'true' }))).toBe(true)
+    expect(readsIstioLabels(readConfig(good))).toBe(true)
   })
 
   test('lists and addresses', () => {

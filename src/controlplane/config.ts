@@ -8,6 +8,11 @@ const trustDomain = /^[a-z0-9._-]{1,255}$/
 const longestTtlSeconds = 90 * 86_400
 
 export const configSchema = z.strictObject({
+  source: z.enum(['directory', 'kubernetes']).default('directory').describe('Where objects and pods are read: directory (with the two settings of directories and the socket for pods) or kubernetes (its API).'),
+  podNamespace: z.string().regex(/^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/, 'must be the name of a namespace').default('sidestep-system').describe('Kubernetes: the namespace that we run in.'),
+  podName: z.string().max(253).default('').describe('Kubernetes: our pod, by which replicas are told apart; empty takes the host name.'),
+  istioLabels: z.enum(['', 'true', 'false']).default('').describe("Whether Istio's labels count where ours are not beside them; empty is true for a directory, false for kubernetes, where Istio may be too."),
+  proxyImage: z.string().max(512).default('').describe('Kubernetes: image of the pods of Gateways; empty leaves Gateways without pods.'),
   listenAddress: z.string().regex(/^.+:\d{1,5}$/, 'must be HOST:PORT').default('[::]:15012').describe('HOST:PORT for discovery and certificates, gRPC over TLS.'),
   metricsAddress: endpoint.default('[::]:15014').describe('HOST:PORT of /metrics and /ready; none turns them off.'),
   adminSocket: z.string().min(1).default('/run/sidestep/controlplane.sock').describe('Unix socket of the admin API.'),
@@ -74,9 +79,18 @@ function* contradictions(config: Config): Generator<string> {
   const bad = listOf(config.nodes).find((node) => !/^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$/.test(node))
   if (bad !== undefined) yield `${variables.nodes}: ${JSON.stringify(bad)} is no name for a node`
   if (config.nodes !== '' && config.tokenDirectory === '') yield `${variables.nodes}: needs ${variables.tokenDirectory}`
-  if (config.configDirectory === '' && config.appliedDirectory === '') yield `${variables.configDirectory}: is missing`
+  if (config.source === 'directory' && config.configDirectory === '' && config.appliedDirectory === '') yield `${variables.configDirectory}: is missing`
+  if (config.source === 'kubernetes') {
+    const idle = (['configDirectory', 'appliedDirectory', 'tokenDirectory', 'nodes'] as const).filter((key) => config[key] !== '')
+    for (const key of idle) yield `${variables[key]}: means nothing with ${variables.source}=kubernetes`
+  }
   const alias = listOf(config.trustDomainAliases).find((each) => !trustDomain.test(each))
   if (alias !== undefined) yield `${variables.trustDomainAliases}: ${JSON.stringify(alias)} is no trust domain`
+}
+
+/** Where Istio runs too, its labels are for Istio unless somebody says otherwise. */
+export function readsIstioLabels({ istioLabels, source }: Pick<Config, 'istioLabels' | 'source'>): boolean {
+  return istioLabels === '' ? source === 'directory' : istioLabels === 'true'
 }
 
 /** The parts of a setting that is separated by commas. */
