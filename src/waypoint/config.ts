@@ -1,9 +1,8 @@
 // The waypoint's settings: one table of name, environment variable, default and sentence. Parsed once, frozen, passed down. An ingress
 // is the same program: what it listens on is said by its Gateway, not here.
 import { z } from 'zod'
-import {
-  adminSettings, controlPlaneSettings, endpoint, logLevelSetting, meshSettings, readSettings, seconds, secretControlPlaneSettings, variablesOf,
-} from '../member/settings.ts'
+import { adminSettings, controlPlaneSettings, meshSettings, secretControlPlaneSettings } from '../member/settings.ts'
+import { endpoint, logLevelSetting, readSettings, seconds, variablesOf } from '../model/settings-table.ts'
 import { telemetrySettings } from './telemetry/settings.ts'
 
 const count = (least: number, most: number): z.ZodCoercedNumber => z.coerce.number().int().min(least).max(most)

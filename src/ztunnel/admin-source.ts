@@ -8,7 +8,7 @@ import type { ZtunnelState } from '../model/ztunnel-state.ts'
 import type { ConnectionView, ExplainAnswer, ExplainRequest } from '../model/ztunnel-views.ts'
 import type { CommonSource } from '../member/admin.ts'
 import type { LearnedDestination } from '../member/learned-destinations.ts'
-import type { SettingView } from '../member/settings.ts'
+import type { SettingView } from '../model/settings-table.ts'
 import type { CertificateState } from '../pki/certificates.ts'
 import type { WaypointState } from '../policy/waypoint-binding.ts'
 

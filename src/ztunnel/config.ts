@@ -1,8 +1,7 @@
 // The ztunnel's settings: one table of name, environment variable, default and sentence. Parsed once, frozen, passed down.
 import { z } from 'zod'
-import {
-  adminSettings, controlPlaneSettings, logLevelSetting, meshSettings, readSettings, seconds, secretControlPlaneSettings, variablesOf,
-} from '../member/settings.ts'
+import { adminSettings, controlPlaneSettings, meshSettings, secretControlPlaneSettings } from '../member/settings.ts'
+import { logLevelSetting, readSettings, seconds, variablesOf } from '../model/settings-table.ts'
 import { fromIstio } from './istio-environment.ts'
 
 export const configSchema = z.strictObject({
