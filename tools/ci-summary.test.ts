@@ -3,12 +3,17 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
-import { isGreen, summaryLine, totals } from './ci-summary.ts'
+import { failedFiles, isGreen, summary, summaryLine, type Totals } from './ci-summary.ts'
 
 const file = (status: string, ...tests: string[]): object => ({
   status,
   assertionResults: tests.map((each) => ({ status: each })),
 })
+
+const totals = (report: unknown): Totals => {
+  const { passed, failed, skipped } = summary(report)
+  return { passed, failed, skipped }
+}
 
 describe('totals', () => {
   test('counts tests over all files', () => {
@@ -44,6 +49,33 @@ test('green means that something ran and nothing failed or was skipped', () => {
   expect(isGreen({ passed: 0, failed: 0, skipped: 0 })).toBe(false)
   expect(isGreen({ passed: 1, failed: 1, skipped: 0 })).toBe(false)
   expect(isGreen({ passed: 1, failed: 0, skipped: 1 })).toBe(false)
+})
+
+describe('another try of what failed', () => {
+  const named = (name: string, status: string, tests: Readonly<Record<string, string>>): object => ({
+    name, status, assertionResults: Object.entries(tests).map(([fullName, each]) => ({ fullName, status: each })),
+  })
+  const first = { testResults: [named('a.ts', 'passed', { one: 'passed' }), named('b.ts', 'failed', { two: 'failed', three: 'passed', four: 'failed' }), named('c.ts', 'failed', {})] }
+
+  test('names the files that failed, also those whose tests never ran', () => {
+    expect(failedFiles(first)).toEqual(['b.ts', 'c.ts'])
+  })
+
+  test('counts what passed then, and names it', () => {
+    const again = { testResults: [named('b.ts', 'failed', { two: 'passed', three: 'passed', four: 'failed' }), named('c.ts', 'passed', { five: 'passed' })] }
+    expect(summary(first, again)).toEqual({
+      passed: 4, failed: 1, skipped: 0, failures: ['b.ts: four'], flaky: ['b.ts: two', 'c.ts: the file itself'],
+    })
+  })
+
+  test('a file that was not tried again, or broke then in another way, has failed', () => {
+    expect(summary(first, { testResults: [] })).toMatchObject({ failed: 3, flaky: [] })
+    expect(summary(first, { testResults: [named('b.ts', 'failed', { two: 'passed', three: 'failed', four: 'passed' })] })).toMatchObject({ failed: 2, flaky: ['b.ts: two', 'b.ts: four'] })
+  })
+
+  test('a file that passed is not touched by what another report says of it', () => {
+    expect(summary(first, { testResults: [named('a.ts', 'failed', { one: 'failed' })] }).failures).not.toContain('a.ts: one')
+  })
 })
 
 describe('as a program', () => {
