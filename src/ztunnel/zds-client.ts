@@ -8,8 +8,8 @@ import type { OwnedFd } from '../kernel/native.ts'
 import { Netns } from '../kernel/netns.ts'
 import { podEnrolmentSchema } from '../model/enrolment.ts'
 import type { FailureMode, PodEnrolment } from '../model/enrolment.ts'
-import { decodeRequest, encodeAck, encodeHello, maxZdsBytes } from './zds-message.ts'
-import type { ZdsRequest } from './zds-message.ts'
+import { decodeRequest, encodeAck, encodeHello, maxZdsBytes } from '../zds/message.ts'
+import type { ZdsRequest } from '../zds/message.ts'
 
 /** What is told of the pods; PodSet is one. */
 export interface ZdsPods {

@@ -1,35 +1,15 @@
 // The agent's messages: what was encoded is decoded, and nothing else gets through than a request or BAD_MESSAGE.
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf'
-import type { MessageInitShape } from '@bufbuild/protobuf'
 import { array, assert, constantFrom, integer, property, record, string, uint8Array } from 'fast-check'
 import { expect, test } from 'vitest'
 import { MeshError } from '../core/errors.ts'
 import { WorkloadRequestSchema, WorkloadResponseSchema } from '../proto/zds_pb.ts'
-import { decodeRequest, encodeAck, encodeHello, maxZdsBytes } from './zds-message.ts'
-import type { ZdsRequest } from './zds-message.ts'
+import { checkHello, decodeAck, decodeRequest, encodeAck, encodeHello, encodeRequest, maxZdsBytes } from './message.ts'
+import type { ZdsRequest } from './message.ts'
 
 const name = array(constantFrom(...'abcxyz019'), { minLength: 1, maxLength: 60 }).map((letters) => letters.join(''))
 
-function payload(request: ZdsRequest): NonNullable<MessageInitShape<typeof WorkloadRequestSchema>['payload']> {
-  switch (request.t) {
-    case 'add': {
-      const { t: _t, uid, ...workloadInfo } = request
-      return { case: 'add', value: { uid, workloadInfo } }
-    }
-    case 'keep':
-      return { case: 'keep', value: { uid: request.uid } }
-    case 'delete':
-      return { case: 'del', value: { uid: request.uid } }
-    case 'snapshot':
-      return { case: 'snapshotSent', value: {} }
-    default:
-      return request satisfies never
-  }
-}
-
-function encode(request: ZdsRequest): Uint8Array {
-  return toBinary(WorkloadRequestSchema, create(WorkloadRequestSchema, { payload: payload(request) }))
-}
+const encode = encodeRequest
 
 test('the bytes are those of Istio', () => {
   expect(Buffer.from(encodeHello()).toString('hex')).toBe('0801')
@@ -96,4 +76,20 @@ test('an answer is short, whatever the error says', () => {
     expect(bytes.length).toBeLessThan(maxZdsBytes)
     expect(fromBinary(WorkloadResponseSchema, bytes).payload).toMatchObject({ case: 'ack' })
   }))
+})
+
+test('the agent takes a greeting and answers, and nothing else', () => {
+  checkHello(encodeHello())
+  for (const other of ['', '0800', '0802', '0a00', 'ff']) expect(() => checkHello(Buffer.from(other, 'hex'))).toThrow(expect.objectContaining({ code: 'BAD_MESSAGE' }))
+  expect(decodeAck(encodeAck())).toBe('')
+  expect(decodeAck(encodeAck('no'))).toBe('no')
+  assert(property(uint8Array({ maxLength: 300 }), (bytes) => {
+    for (const decode of [checkHello, decodeAck]) {
+      try {
+        decode(bytes)
+      } catch (error) {
+        expect(error).toMatchObject({ name: 'MeshError', code: 'BAD_MESSAGE' })
+      }
+    }
+  }), { numRuns: 2_000 })
 })

@@ -1,6 +1,7 @@
-// The messages of Istio's node agent (ZDS), out of the bytes and descriptors of one datagram. What does not follow the
-// protocol throws BAD_MESSAGE; nothing is guessed.
+// The messages between Istio's node agent and its ztunnel (ZDS), for both sides: bytes and descriptors of one datagram each. What
+// does not follow the protocol throws BAD_MESSAGE; nothing is guessed.
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf'
+import type { MessageInitShape } from '@bufbuild/protobuf'
 import { MeshError } from '../core/errors.ts'
 import { AckSchema, Version, WorkloadRequestSchema, WorkloadResponseSchema, ZdsHelloSchema } from '../proto/zds_pb.ts'
 import type { WorkloadInfo, WorkloadRequest } from '../proto/zds_pb.ts'
@@ -12,7 +13,7 @@ export type ZdsRequest =
   | { readonly t: 'delete'; readonly uid: string }
   | { readonly t: 'snapshot' }
 
-/** As many bytes as a message may have. */
+/** As many bytes as a message to the ztunnel may have. */
 export const maxZdsBytes = 1_024
 
 function bad(text: string): MeshError {
@@ -71,4 +72,47 @@ export function encodeAck(error = ''): Uint8Array {
   // The agent reads into a buffer of limited size.
   const ack = create(AckSchema, { error: error.slice(0, 200) })
   return toBinary(WorkloadResponseSchema, create(WorkloadResponseSchema, { payload: { case: 'ack', value: ack } }))
+}
+
+/** What the ztunnel begins with. Throws BAD_MESSAGE, also for a version that is not ours. */
+export function checkHello(bytes: Uint8Array): void {
+  const { version } = answerOf(() => fromBinary(ZdsHelloSchema, bytes))
+  if (version !== Version.V1) throw badAnswer(`a greeting of version ${version}`)
+}
+
+/** To the ztunnel; an `add` goes with the descriptor of the pod's namespace. */
+export function encodeRequest(request: ZdsRequest): Uint8Array {
+  return toBinary(WorkloadRequestSchema, create(WorkloadRequestSchema, { payload: payloadOf(request) }))
+}
+
+function payloadOf(request: ZdsRequest): NonNullable<MessageInitShape<typeof WorkloadRequestSchema>['payload']> {
+  switch (request.t) {
+    case 'add': {
+      const { uid, namespace, name, serviceAccount } = request
+      return { case: 'add', value: { uid, workloadInfo: { namespace, name, serviceAccount } } }
+    }
+    case 'keep': return { case: 'keep', value: { uid: request.uid } }
+    case 'delete': return { case: 'del', value: { uid: request.uid } }
+    case 'snapshot': return { case: 'snapshotSent', value: {} }
+    default: return request satisfies never
+  }
+}
+
+/** The ztunnel's answer: empty, or why it refuses. Throws BAD_MESSAGE. */
+export function decodeAck(bytes: Uint8Array): string {
+  const { payload } = answerOf(() => fromBinary(WorkloadResponseSchema, bytes))
+  if (payload.case !== 'ack') throw badAnswer('an answer of no known kind')
+  return payload.value.error
+}
+
+function answerOf<T>(decoded: () => T): T {
+  try {
+    return decoded()
+  } catch (cause) {
+    throw new MeshError('BAD_MESSAGE', 'the ztunnel sent what is no message', { source: 'downstream', cause })
+  }
+}
+
+function badAnswer(text: string): MeshError {
+  return new MeshError('BAD_MESSAGE', `the ztunnel sent ${text}`, { source: 'downstream' })
 }
