@@ -91,12 +91,14 @@ function statusOf(
 ): ObjectStatus {
   const remarks = translator.remarksOf(key)
   const parents = translator.parentsOf(key)
+  const listeners = translator.listenersOf(key)
   const waypoint = waypointCondition(translator.bindingOf(key))
   const names = translator.resourcesOf(key)
   const all = [...problems.map((problem) => `${problem.file}:${problem.line}: ${problem.reason}`), ...remarks.problems]
   return {
     object: key, file, line, accepted: all.length === 0, problems: all, notes: [...remarks.notes],
-    ...(parents.length > 0 ? { parents: [...parents] } : {}), ...(waypoint ? { waypoint } : {}),
+    ...(parents.length > 0 ? { parents: [...parents] } : {}), ...(listeners.length > 0 ? { listeners: [...listeners] } : {}),
+    ...(waypoint ? { waypoint } : {}),
     resources: [...names.addresses, ...names.policies, ...names.waypoints],
     ...answers.to(names),
   }

@@ -17,6 +17,19 @@ export const routeParentStatusSchema = z.object({
 })
 export type RouteParentStatus = z.infer<typeof routeParentStatusSchema>
 
+/** What became of a listener of a Gateway, with the reasons of the Gateway API. Whether its pods are ready is another question. */
+export const listenerStatusSchema = z.object({
+  name: z.string(),
+  /** Kinds of routes that it takes. */
+  supportedKinds: z.array(z.string()),
+  attachedRoutes: z.int(),
+  accepted: conditionSchema,
+  /** True is bad here: it cannot be told from another listener. */
+  conflicted: conditionSchema,
+  resolvedRefs: conditionSchema,
+})
+export type ListenerStatus = z.infer<typeof listenerStatusSchema>
+
 export const objectStatusSchema = z.object({
   /** `Kind namespace/name`. */
   object: z.string(),
@@ -28,6 +41,8 @@ export const objectStatusSchema = z.object({
   notes: z.array(z.string()),
   /** Of routes, per parent. */
   parents: z.array(routeParentStatusSchema).optional(),
+  /** Of Gateways of our classes. */
+  listeners: z.array(listenerStatusSchema).optional(),
   /** Of services that want a waypoint: whether they have it (`message` names it), or why not. Whether it is ready is another question. */
   waypoint: conditionSchema.optional(),
   /** Names of what it was translated to. */

@@ -2,7 +2,7 @@
 // at again. Pure: the same objects and facts give the same result in whatever order they came, and one bad object changes
 // nothing but its own part. Objects must have passed their schema; what they mean together is decided here.
 import { isDeepStrictEqual } from 'node:util'
-import type { RouteParentStatus } from '../../model/control-plane-status.ts'
+import type { ListenerStatus, RouteParentStatus } from '../../model/control-plane-status.ts'
 import type { Authorization } from '../../model/authorization.ts'
 import { objectKey, type EndpointSliceManifest, type ManifestObject } from '../../model/manifest.ts'
 import type { ObjectChanges } from '../../model/object-set.ts'
@@ -261,6 +261,11 @@ export class Translator {
   /** What became of a route at each of its parents. */
   parentsOf(key: string): readonly RouteParentStatus[] {
     return this.#waypoints.findings.get(key)?.parents ?? []
+  }
+
+  /** What became of each listener of a Gateway of our classes. */
+  listenersOf(key: string): readonly ListenerStatus[] {
+    return this.#waypoints.findings.get(key)?.listeners ?? []
   }
 
   /** Of a Service or ServiceEntry; undefined for other objects. */

@@ -46,7 +46,8 @@ export function serveGateways(world: World, findings: Findings): ReadonlyMap<str
     if (role === 'ingress') served.set(objectKey(gateway), gateway.spec.listeners.map((spec) => serve(gateway, spec, world, findings)))
     if (role === 'waypoint') {
       for (const { name, protocol } of gateway.spec.listeners) {
-        if (protocol !== 'HBONE') findings.problem(objectKey(gateway), `listener ${name}: a waypoint listens for HBONE, not ${protocol}`)
+        findings.listener(objectKey(gateway), name, [])
+        if (protocol !== 'HBONE') findings.refuseListener(objectKey(gateway), name, 'UnsupportedProtocol', `a waypoint listens for HBONE, not ${protocol}`)
       }
     }
   }
@@ -68,25 +69,26 @@ function serve(gateway: GatewayManifest, spec: ListenerSpec, world: World, findi
   const natural = kindsOf(spec)
   const asked = spec.allowedRoutes.kinds
   const kinds = new Set(natural.filter((kind) => asked.length === 0 || asked.some((each) => each.group === gatewayGroup && each.kind === kind)))
+  findings.listener(object, spec.name, kinds)
   for (const each of asked) {
     if (each.group !== gatewayGroup || !natural.some((kind) => kind === each.kind)) {
-      findings.problem(object, `listener ${spec.name}: routes of the kind ${each.kind} cannot attach to the protocol ${spec.protocol} (InvalidRouteKinds)`)
+      findings.unresolved(object, spec.name, 'InvalidRouteKinds', `routes of the kind ${each.kind} cannot attach to the protocol ${spec.protocol}`)
     }
   }
-  const refuse = (why: string): ServedListener => {
-    findings.problem(object, `listener ${spec.name}: ${why}`)
+  const refuse = (reason: string, why: string, isConflict = false): ServedListener => {
+    findings.refuseListener(object, spec.name, reason, why, isConflict)
     return { gateway, spec, kinds }
   }
   const protocol = Object.hasOwn(protocols, spec.protocol) ? protocols[spec.protocol] : undefined
-  if (!protocol) return refuse(`the protocol ${spec.protocol} is not supported (UnsupportedProtocol)`)
+  if (!protocol) return refuse('UnsupportedProtocol', `the protocol ${spec.protocol} is not supported`)
   const rival = gateway.spec.listeners.find((other) => other !== spec && conflicts(spec, other))
-  if (rival) return refuse(`cannot be told from the listener ${rival.name} (${rival.protocol === spec.protocol ? 'HostnameConflict' : 'ProtocolConflict'})`)
+  if (rival) return refuse(rival.protocol === spec.protocol ? 'HostnameConflict' : 'ProtocolConflict', `cannot be told from the listener ${rival.name}`, true)
   const { namespace, name } = gateway.metadata
   const tls = spec.tls && {
     mode: spec.tls.mode === 'Terminate' ? 'terminate' as const : 'passthrough' as const,
     certificates: certificatesOf(gateway, spec, world, findings),
   }
-  const client = protocol === 'https' ? clientValidation(gateway, spec.port, world, findings) : undefined
+  const client = protocol === 'https' ? clientValidation(gateway, spec, world, findings) : undefined
   const listener: GatewayListener = {
     key: listenerKey(gateway, spec),
     gateway: { namespace, name },
@@ -120,18 +122,18 @@ function certificatesOf(
   return tls.certificateRefs.flatMap((ref: SecretReference) => {
     const namespace = ref.namespace ?? gateway.metadata.namespace
     if (ref.group !== '' || ref.kind !== 'Secret') {
-      findings.problem(objectKey(gateway), `listener ${name}: a certificate is in a Secret, not in a ${ref.kind} (InvalidCertificateRef)`)
+      findings.unresolved(objectKey(gateway), name, 'InvalidCertificateRef', `a certificate is in a Secret, not in a ${ref.kind}`)
       return []
     }
     const mayName = namespace === gateway.metadata.namespace
       || world.mayName({ group: gatewayGroup, kind: 'Gateway', namespace: gateway.metadata.namespace }, { group: '', kind: 'Secret', namespace, name: ref.name })
-    if (!mayName) findings.problem(objectKey(gateway), `listener ${name}: no ReferenceGrant lets it use the Secret ${namespace}/${ref.name} (RefNotPermitted)`)
+    if (!mayName) findings.unresolved(objectKey(gateway), name, 'RefNotPermitted', `no ReferenceGrant lets it use the Secret ${namespace}/${ref.name}`)
     return mayName ? [`${namespace}/${ref.name}`] : []
   })
 }
 
 function clientValidation(
-  gateway: GatewayManifest, port: number, world: World, findings: Findings,
+  gateway: GatewayManifest, { name: listener, port }: ListenerSpec, world: World, findings: Findings,
 ): GatewayListener['clientCertificates'] {
   const frontend = gateway.spec.tls?.frontend
   const chosen: FrontendTls | undefined = frontend?.perPort.find((each) => each.port === port)?.tls ?? frontend?.default
@@ -140,11 +142,11 @@ function clientValidation(
   const own = gateway.metadata.namespace
   const authorities = validation.caCertificateRefs.flatMap(({ group, kind, name, namespace = own }) => {
     if (group !== '' || (kind !== 'ConfigMap' && kind !== 'Secret')) {
-      findings.problem(objectKey(gateway), `tls.frontend: authorities are in a ConfigMap or Secret, not in a ${kind} (InvalidCACertificateKind)`)
+      findings.unresolved(objectKey(gateway), listener, 'InvalidCACertificateKind', `tls.frontend: authorities are in a ConfigMap or Secret, not in a ${kind}`)
       return []
     }
     const mayName = namespace === own || world.mayName({ group: gatewayGroup, kind: 'Gateway', namespace: own }, { group: '', kind, namespace, name })
-    if (!mayName) findings.problem(objectKey(gateway), `tls.frontend: no ReferenceGrant lets it use the ${kind} ${namespace}/${name} (RefNotPermitted)`)
+    if (!mayName) findings.unresolved(objectKey(gateway), listener, 'RefNotPermitted', `tls.frontend: no ReferenceGrant lets it use the ${kind} ${namespace}/${name}`)
     return mayName ? [`${kind} ${namespace}/${name}`] : []
   })
   // Without a usable authority nobody can show a certificate that one signed: closed, not open.

@@ -95,6 +95,7 @@ class Placer {
 
   put(attachment: Attachment): void {
     const { route, slots, parent } = attachment
+    for (const slot of slots) if (slot.t === 'listener') this.#findings.attached(objectKey(slot.served.gateway), slot.served.spec.name, objectKey(route))
     const failures: RefFailure[] = []
     let invalid: ReadonlyMap<number, string> = new Map()
     // A route that is nowhere accepted is still told which of its references lead nowhere.

@@ -209,14 +209,14 @@ class Resources {
   }
 
   #useSecrets({ name, tls, clientCertificates }: GatewayListener): void {
-    const problem = (text: string): void => this.#findings.problem(objectKey(this.#gateway), `listener ${name}: ${text}`)
+    const unresolved = (reason: string, text: string): void => this.#findings.unresolved(objectKey(this.#gateway), name, reason, text)
     for (const each of tls?.certificates ?? []) {
       const missing = this.#secrets.use(`Secret ${each}`, 'certificate')
-      if (missing !== undefined) problem(`${missing} (InvalidCertificateRef)`)
+      if (missing !== undefined) unresolved('InvalidCertificateRef', missing)
     }
     for (const each of clientCertificates?.authorities ?? []) {
       const missing = this.#secrets.use(each, 'authorities')
-      if (missing !== undefined) problem(`${missing} (InvalidCACertificateRef)`)
+      if (missing !== undefined) unresolved('InvalidCACertificateRef', missing)
     }
   }
 
