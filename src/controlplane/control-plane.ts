@@ -12,7 +12,7 @@ import type { StoreDelta, XdsStore } from '../xds/store.ts'
 import type { ConfigSource } from './config-source.ts'
 import type { PodSource } from './pod-source.ts'
 import { Residents } from './residents.ts'
-import { allProblems, controlPlaneStatus, controlPlaneStatusInSlices, objectStatus, type StatusFacts } from './status.ts'
+import { allProblems, controlPlaneStatus, controlPlaneStatusInSlices, objectStatus, planeView, type PlaneView, type StatusFacts } from './status.ts'
 import { StatusFile } from './status-file.ts'
 import { defaultSettings, type TranslateSettings } from './translate/settings.ts'
 import { Translator } from './translate/translator.ts'
@@ -106,6 +106,7 @@ export class ControlPlane {
   }
 
   #publish(isWhole: boolean): void {
+    this.#timer = undefined
     this.#firstChangeMs = undefined
     const startedMs = performance.now()
     const delta = this.#translator.flush()
@@ -200,6 +201,11 @@ export class ControlPlane {
   /** `key` as objectKey gives it; undefined if nobody wrote such an object. */
   objectStatus(key: string): ObjectStatus | undefined {
     return objectStatus(key, this.#facts)
+  }
+
+  /** What is in force, for who writes statuses; undefined while something changed that is not translated yet. */
+  view(): PlaneView | undefined {
+    return this.#isReady && this.#timer === undefined ? planeView({ translator: this.#translator, problems: this.#options.config.problems() }) : undefined
   }
 
   /** For the certificate authority: true, or why the node must not have a certificate of that identity. */

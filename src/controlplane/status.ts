@@ -1,7 +1,7 @@
 // What became of each object: whether it is in force as written, what it was translated to, and which nodes took that. Computed
 // when somebody asks, from what others know; nothing is kept here.
-import type { ControlPlaneStatus, ObjectStatus, RouteCondition } from '../model/control-plane-status.ts'
-import { objectKey, type Problem } from '../model/manifest.ts'
+import type { ControlPlaneStatus, ListenerStatus, ObjectStatus, RouteCondition, RouteParentStatus } from '../model/control-plane-status.ts'
+import { objectKey, type ManifestObject, type Problem } from '../model/manifest.ts'
 import { gatewayPrefix } from '../model/waypoint-config.ts'
 import type { NodeStatus } from '../xds/node-records.ts'
 import type { ResourceType } from '../xds/resource-types.ts'
@@ -71,6 +71,45 @@ export function objectStatus(key: string, facts: StatusFacts): ObjectStatus | un
   const problems = facts.problems.filter(({ object }) => object === key)
   const origin = facts.translator.objects.get(key)?.origin ?? problems[0]
   return origin && statusOf(key, origin, problems, facts.translator, new Answers(facts.nodes))
+}
+
+/** What is said of one object to who writes statuses; what nodes said of it is left out, so that it costs little. */
+export interface ObjectFacts {
+  /** Sentences without a place: why it is not in force as written. */
+  readonly problems: readonly string[]
+  /** It cannot be read; what was there before stays in force, if anything was. */
+  readonly isUnreadable: boolean
+  readonly parents: readonly RouteParentStatus[]
+  readonly listeners: readonly ListenerStatus[]
+  readonly waypoint: RouteCondition | undefined
+}
+
+/** The translated state as controllers see it: one look at a time, made of what is in force now. */
+export interface PlaneView {
+  /** By object key. */
+  readonly objects: ReadonlyMap<string, ManifestObject>
+  /** `key` as objectKey gives it. */
+  factsOf(key: string): ObjectFacts
+}
+
+export function planeView({ translator, problems }: Pick<StatusFacts, 'translator' | 'problems'>): PlaneView {
+  const unreadable = new Map<string, string[]>()
+  for (const { object, reason } of problems) {
+    if (object === undefined) continue
+    const list = unreadable.get(object)
+    if (list) list.push(reason)
+    else unreadable.set(object, [reason])
+  }
+  return {
+    objects: translator.objects,
+    factsOf: (key) => {
+      const own = unreadable.get(key)
+      return {
+        problems: [...own ?? [], ...translator.remarksOf(key).problems], isUnreadable: own !== undefined,
+        parents: translator.parentsOf(key), listeners: translator.listenersOf(key), waypoint: waypointCondition(translator.bindingOf(key)),
+      }
+    },
+  }
 }
 
 /** Every problem with the place where it is, for logs. */

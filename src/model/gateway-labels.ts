@@ -12,8 +12,11 @@ export type WaypointFor = (typeof waypointFor)[number]
 /** Kubernetes' names for what belongs to a Gateway. */
 export const gatewayNameLabel = 'gateway.networking.k8s.io/gateway-name'
 export const gatewayClassLabel = 'gateway.networking.k8s.io/gateway-class-name'
+/** Of what was made for a Gateway. */
+export const managedByLabel = 'app.kubernetes.io/managed-by'
+export const managedBy = 'sidestep'
 
-/** How many pods a Gateway has. */
+/** How many pods a Gateway has: `3`, or `2-10` for who scales. */
 export const replicasAnnotation = 'sidestep.dev/replicas'
 /** Further settings of its processes, `SIDESTEP_NAME=VALUE`, a line each. */
 export const settingsAnnotation = 'sidestep.dev/settings'
@@ -24,6 +27,7 @@ export type GatewayRole = 'waypoint' | 'ingress'
 
 /** Classes that need no GatewayClass, and the controllers of classes by other names. */
 const roles: Readonly<Record<string, GatewayRole>> = { 'sidestep-waypoint': 'waypoint', 'sidestep-ingress': 'ingress' }
+export const gatewayControllers = { waypoint: 'sidestep.dev/waypoint', ingress: 'sidestep.dev/ingress' } as const satisfies Record<GatewayRole, string>
 const controllers: Readonly<Record<string, GatewayRole>> = { 'sidestep.dev/waypoint': 'waypoint', 'sidestep.dev/ingress': 'ingress' }
 
 /** What a Gateway of that class is here; undefined if somebody else serves it. `controllerName` is that of the class's GatewayClass, where there is one. */

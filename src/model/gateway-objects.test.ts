@@ -86,7 +86,31 @@ test.each([
   expect(problemsOf(gateway({ annotations: { 'sidestep.dev/settings': text } }))).toEqual([expect.stringContaining(why)])
 })
 
-test.each(['-1', '1.5', '101', 'many', '', '1e1', '9999'])('%s replicas are none', (text) => {
+test('where somebody scales: a range has an autoscaler, a number has none, and the Deployment says nothing of it', () => {
+  const scaled = { ...run, scaling: { replicas: { min: 2, max: 10 }, cpu: '600m' } }
+  const expand = (annotations: object): Extract<ReturnType<typeof gatewayObjects>, { ok: true }> => {
+    const expansion = gatewayObjects(gateway({ annotations }), 'waypoint', scaled)
+    return expansion.ok ? expansion : expect.fail()
+  }
+  const { objects, replicas } = expand({})
+  expect(replicas).toEqual({ min: 2, max: 10 })
+  expect(objects.horizontalPodAutoscaler).toMatchObject({ spec: { minReplicas: 2, maxReplicas: 10, scaleTargetRef: { kind: 'Deployment', name: 'waypoint' } } })
+  expect(objects.podDisruptionBudget).toMatchObject({ spec: { maxUnavailable: 1, selector: { matchLabels: { 'gateway.networking.k8s.io/gateway-name': 'waypoint' } } } })
+  expect(objects.deployment['spec']).not.toHaveProperty('replicas')
+  const fixed = expand({ 'sidestep.dev/replicas': '3' })
+  expect([fixed.replicas, fixed.objects.horizontalPodAutoscaler]).toEqual([{ min: 3, max: 3 }, undefined])
+  expect(expand({ 'sidestep.dev/replicas': '1-4' }).objects.horizontalPodAutoscaler).toMatchObject({ spec: { minReplicas: 1, maxReplicas: 4 } })
+  expect(made(gateway({ annotations: { 'sidestep.dev/replicas': '2-5' } })).deployment.spec.replicas).toBe(2)
+})
+
+test('what is said unless the owner says otherwise', () => {
+  const how = { ...run, defaults: [{ name: 'SIDESTEP_DRAIN_DELAY_MS', value: '5000' }] }
+  const envOf = (annotations: object) => made(gateway({ annotations }), 'waypoint', how).deployment.spec.template.spec.containers[0]?.env.slice(2)
+  expect(envOf({})).toEqual([{ name: 'SIDESTEP_DRAIN_DELAY_MS', value: '5000' }])
+  expect(envOf({ 'sidestep.dev/settings': 'SIDESTEP_DRAIN_DELAY_MS=1' })).toEqual([{ name: 'SIDESTEP_DRAIN_DELAY_MS', value: '1' }])
+})
+
+test.each(['-1', '1.5', '101', 'many', '', '1e1', '9999', '3-2', '0-4', '1-101', '2-', '-2', '1-2-3'])('%s replicas are none', (text) => {
   expect(problemsOf(gateway({ annotations: { 'sidestep.dev/replicas': text } }))).toEqual([expect.stringContaining('sidestep.dev/replicas')])
 })
 
