@@ -1,0 +1,135 @@
+// Writes the manifests and the Helm chart in deploy/ from what `sidestep install` applies (src/install); with --check it only compares.
+// They can therefore not say anything else than it does.
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseAllDocuments, stringify } from 'yaml'
+import { z } from 'zod'
+import type { InstallObject } from '../src/install/common.ts'
+import { installGroups, installObjects, type InstallFiles } from '../src/install/objects.ts'
+import { installValues, readValues, version, type InstallValues } from '../src/install/values.ts'
+import { conditionOf, placeholders, template } from './helm-template.ts'
+
+const deploy = fileURLToPath(new URL('../deploy', import.meta.url))
+const chart = 'helm/sidestep'
+const banner = '# Written by `npm run generate` from src/install; changes belong there.\n'
+/** Not in the chart: Helm makes the release's namespace itself. */
+const notInChart: readonly string[] = ['namespace']
+
+/** What other generators wrote. */
+export function installFiles(): InstallFiles {
+  return { crds: objectsIn('crds'), admission: objectsIn('admission'), dashboards: textsIn('monitoring/dashboards') }
+}
+
+function filesIn(directory: string, ending: string): string[] {
+  const path = join(deploy, directory)
+  return existsSync(path) ? readdirSync(path).filter((name) => name.endsWith(ending)).sort().map((name) => join(path, name)) : []
+}
+
+function objectsIn(directory: string): InstallObject[] {
+  return filesIn(directory, '.yaml').flatMap((file) => parseAllDocuments(readFileSync(file, 'utf8')).flatMap((document) => {
+    const object = document.toJS() as InstallObject | null
+    return object === null ? [] : [object]
+  }))
+}
+
+function textsIn(directory: string): Record<string, string> {
+  return Object.fromEntries(filesIn(directory, '.json').map((file) => [relative(join(deploy, directory), file), readFileSync(file, 'utf8')]))
+}
+
+/** Every generated file by its path below deploy/. */
+export function deployFiles(files: InstallFiles): ReadonlyMap<string, string> {
+  const written = new Map<string, string>()
+  const yaml = (objects: readonly unknown[]): string => objects.map((object) => stringify(object, { lineWidth: 0, aliasDuplicateObjects: false })).join('---\n')
+  const values = readValues({})
+  written.set('manifests/sidestep.yaml', banner + yaml(installObjects(values, files)))
+  const monitored = { ...values, monitoring: { ...values.monitoring, podMonitors: true, alerts: true, dashboards: true } }
+  const monitoring = installGroups(files).filter(({ name }) => ['pod-monitors', 'alerts', 'dashboards'].includes(name)).flatMap(({ objects }) => objects(monitored))
+  written.set('manifests/monitoring.yaml', banner + yaml(monitoring))
+
+  const holes = placeholders(installValues, { namespace: '.Release.Namespace' }) as InstallValues
+  for (const group of installGroups(files)) {
+    if (notInChart.includes(group.name)) continue
+    const objects = group.objects(holes)
+    if (objects.length === 0) continue
+    const text = template(group.name === 'crds' ? objects.map(kept) : objects)
+    written.set(`${chart}/templates/${group.name}.yaml`, banner + (group.when === undefined ? text : `{{- if ${conditionOf(group.when(holes))} }}\n${text}{{- end }}\n`))
+  }
+  written.set(`${chart}/Chart.yaml`, banner + stringify(chartFile))
+  written.set(`${chart}/values.yaml`, banner + valuesText(installValues))
+  written.set(`${chart}/values.schema.json`, `${JSON.stringify(valuesSchema(), null, 2)}\n`)
+  written.set(`${chart}/templates/NOTES.txt`, notes)
+  return written
+}
+
+/** Helm leaves it there when the release goes: with the kind goes what people wrote of it. */
+function kept(object: InstallObject): InstallObject {
+  return { ...object, metadata: { ...object.metadata, annotations: { ...object.metadata.annotations, 'helm.sh/resource-policy': 'keep' } } }
+}
+
+const chartFile = {
+  apiVersion: 'v2',
+  name: 'sidestep',
+  description: 'A service mesh without sidecars: identity, mTLS and policy for every pod, redirected by eBPF.',
+  type: 'application',
+  version,
+  appVersion: version,
+  kubeVersion: '>=1.30.0-0',
+}
+
+const notes = `Sidestep {{ .Chart.AppVersion }} is in {{ .Release.Namespace }}.
+
+Its pods see the nodes, which Pod Security Standards allow in privileged namespaces only:
+  kubectl label namespace {{ .Release.Namespace }} pod-security.kubernetes.io/enforce=privileged --overwrite
+Wait until it is ready:
+  kubectl -n {{ .Release.Namespace }} rollout status deployment/sidestep-controlplane daemonset/sidestep-ztunnel
+Take a namespace into the mesh; its pods need no restart:
+  kubectl label namespace NAMESPACE sidestep.dev/mesh=enabled
+See what is not as it should be:
+  sidestep check --cluster
+`
+
+function valuesText(schema: z.ZodType, indent = ''): string {
+  const inner = schema instanceof z.ZodPrefault ? schema.def.innerType : schema
+  if (!(inner instanceof z.ZodObject)) throw new Error('not a group of values')
+  return Object.entries(inner.shape).filter(([name]) => indent !== '' || name !== 'namespace').map(([name, each]) => {
+    if (!(each instanceof z.ZodDefault)) return `${indent}${name}:\n${valuesText(each as z.ZodType, `${indent}  `)}`
+    const value = stringify({ [name]: each.def.defaultValue as unknown }, { lineWidth: 0 }).trimEnd().split('\n').map((line) => `${indent}${line}\n`).join('')
+    return `${wrapped(each.description ?? '', `${indent}# `)}${value}`
+  }).join('')
+}
+
+function wrapped(text: string, prefix: string): string {
+  const lines = text.split(' ').reduce<string[]>((sofar, word) => {
+    const last = sofar.at(-1)
+    return last === undefined || prefix.length + last.length + word.length > 110 ? [...sofar, word] : [...sofar.slice(0, -1), `${last} ${word}`]
+  }, [])
+  return lines.map((line) => `${prefix}${line}\n`).join('')
+}
+
+function valuesSchema(): object {
+  const schema = z.toJSONSchema(installValues, { io: 'input', target: 'draft-7' })
+  const { namespace: _, ...properties } = schema.properties ?? {}
+  // Helm hands it to charts that are a part of others.
+  return { ...schema, properties: { ...properties, global: { type: 'object' } } }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const wanted = deployFiles(installFiles())
+  const isCheck = process.argv.includes('--check')
+  const found = ['manifests', chart, `${chart}/templates`].flatMap((directory) => filesIn(directory, '').filter((file) => /\.(ya?ml|json|txt)$/.test(file)).map((file) => relative(deploy, file)))
+  const stale = [...found.filter((file) => !wanted.has(file)), ...[...wanted].filter(([file, text]) => !found.includes(file) || readFileSync(join(deploy, file), 'utf8') !== text).map(([file]) => file)]
+  if (isCheck && stale.length > 0) {
+    process.stderr.write(`deploy/${stale[0]} is not what src/install says: run npm run generate\n`)
+    process.exitCode = 1
+  }
+  if (!isCheck) {
+    for (const file of stale) {
+      if (!wanted.has(file)) rmSync(join(deploy, file))
+    }
+    for (const [file, text] of wanted) {
+      mkdirSync(dirname(join(deploy, file)), { recursive: true })
+      writeFileSync(join(deploy, file), text)
+    }
+  }
+}
