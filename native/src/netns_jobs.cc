@@ -11,6 +11,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -18,6 +19,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -169,6 +171,29 @@ class AddressesJob : public NetnsJob {
   std::vector<std::pair<std::uint32_t, Ip>> addresses_;
 };
 
+/** A container without `privileged` has /proc/sys read-only. Who may set what is in there in another namespace may mount a /proc
+ *  as well: one of our own, on no path, so that nobody else gets to see it. Which namespace's values it has is decided by who
+ *  opens a file in it, as always. */
+int OwnProc() {
+  static const UniqueFd kProc = [] {
+    UniqueFd context(fsopen("proc", FSOPEN_CLOEXEC));
+    if (!context.IsOpen() || fsconfig(context.Get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return UniqueFd();
+    return UniqueFd(fsmount(context.Get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NODEV));
+  }();
+  return kProc.Get();
+}
+
+/** `path` is below /proc/sys. */
+UniqueFd OpenSysctl(const char* path) {
+  static constexpr std::string_view kProc = "/proc/";
+  UniqueFd fd(open(path, O_WRONLY | O_CLOEXEC));
+  if (fd.IsOpen() || errno != EROFS) return fd;
+  const int proc = OwnProc();
+  if (proc >= 0) fd.Reset(openat(proc, path + kProc.size(), O_WRONLY | O_CLOEXEC));
+  else errno = EROFS;
+  return fd;
+}
+
 /** Answers of the application to a client address that is not ours must come back to the ztunnel's socket: accepted
  *  sockets take the mark of the SYN, a rule sends that mark to a table, and the table says that all is local. */
 class ReturnPathJob : public NetnsJob {
@@ -197,9 +222,9 @@ class ReturnPathJob : public NetnsJob {
 
  private:
   bool WriteSysctl(const char* path, const char* value, bool optional) {
-    UniqueFd fd(open(path, O_WRONLY | O_CLOEXEC));
+    const UniqueFd fd = OpenSysctl(path);
     if (fd.IsOpen() && write(fd.Get(), value, 1) == 1) return true;
-    if (optional && !fd.IsOpen()) return true;
+    if (optional && !fd.IsOpen() && errno == ENOENT) return true;
     failure_ = LastFailure("write", path);
     return false;
   }
