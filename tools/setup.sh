@@ -16,14 +16,16 @@ export LC_ALL=C
 packages=(clang llvm libbpf-dev bpftool libelf-dev zlib1g-dev cmake ninja-build make g++ pkg-config libatomic1
   iproute2 nftables util-linux procps curl tcpdump ca-certificates)
 node_major=24
+tests=
 processor=x64
 [ "$(uname -m)" = x86_64 ] || processor=arm64
 
 for arg in "$@"; do
   case $arg in
     --tests)
-      packages+=(openssl dnsutils dnsmasq-base musl-tools protobuf-compiler libprotobuf-dev python3-pip python3-venv nghttp2-client redis-tools)
-      command -v go >/dev/null || packages+=(golang-go)
+      tests=1
+      packages+=(openssl dnsutils dnsmasq-base musl-tools protobuf-compiler libprotobuf-dev python3-pip python3-venv nghttp2-client redis-tools
+        iptables conntrack busybox-static containernetworking-plugins)
       ;;
     *)
       echo "usage: tools/setup.sh [--tests]" >&2
@@ -34,7 +36,7 @@ done
 
 # --- saying what happens -----------------------------------------------------------------------------------------
 
-steps=6
+steps=$((tests ? 7 : 6))
 step=0
 started=$EPOCHREALTIME
 
@@ -204,6 +206,19 @@ check_features() {
   build_key >"$state/features"
 }
 
+# The Go that what the tests build is built with: its path is the stamp. Debian 12's own is too old, test/helpers/go.ts
+# knows where a newer one is.
+go_ready() {
+  [ -z "$tests" ] || { [ -s "$state/go" ] && env "$(<"$state/go")" version >/dev/null 2>&1; }
+}
+
+fetch_go() {
+  local log=$state/go.log
+  logged "$log" node_modules/.bin/node test/helpers/go.ts ||
+    fail "Go could not be fetched, and the tests build what they run against with it; correct what the lines above say and run this again." "$log"
+  tail -n 1 "$log" >"$state/go"
+}
+
 # --- the order of things -------------------------------------------------------------------------------------------
 
 preflight "$(id -u)" "$(uname -s)" "$(uname -m)" /sys/kernel/btf/vmlinux /proc/mounts || exit 1
@@ -216,7 +231,7 @@ if ! flock -n 9; then
 fi
 
 missing=$(missing_packages)
-if [ -z "$missing" ] && npm_ready && node_ready && build_ready && features_ready; then
+if [ -z "$missing" ] && npm_ready && node_ready && build_ready && features_ready && go_ready; then
   echo "set-up: nothing to do ($(seconds_since "$started"))"
   exit 0
 fi
@@ -244,4 +259,5 @@ run_step 'npm packages' npm_ready install_npm_packages
 run_step 'Node.js' node_ready link_node
 run_step 'native addon and eBPF programs' build_ready build_native
 run_step 'kernel features' features_ready check_features
+[ -z "$tests" ] || run_step Go go_ready fetch_go
 echo "set-up: ready ($(seconds_since "$started"))"

@@ -10,6 +10,7 @@ let dir: string
 
 const stubs = {
   'node-stub': `[ "$1" != --version ] || exec echo vMAJOR.1.0
+    [[ "\$1" != *go.ts ]] || { [ -n "\${GO:-}" ] && exec echo "$GO"; echo 'no wheel' >&2; exit 1; }
     [ -z "\${FEATURES:-}" ] || { printf "$FEATURES"; exit 1; }`,
   'dpkg-query': `for p in "$@"; do case $p in -*|*'$'*) ;; *) [ "$p" = "\${ABSENT:-}" ] || echo "$p installed" ;; esac; done`,
   'apt-get': `echo "apt-get $*" >> "\${0%/*}/../calls"; [ -z "\${APT_FAILS:-}" ] || { echo 'E: no such mirror'; exit 100; }`,
@@ -159,6 +160,23 @@ describe('setup.sh', () => {
     expect(setup().status).toBe(0)
     expect(calls()).toEqual([])
     expect(existsSync(join(dir, 'node_modules/.bin/node'))).toBe(true)
+  })
+
+  test('what the tests need comes on top, Go among it, and is noticed when it is gone', () => {
+    setup()
+    calls()
+    const first = setup({ GO: 'true' }, '--tests')
+    expect(first.stderr).toBe('')
+    expect(first.stdout).toMatch(/\[7\/7\] Go \.\.\.\n +done in/)
+    expect(setup({ GO: 'true' }, '--tests').stdout).toMatch(/^set-up: nothing to do/)
+    writeFileSync(join(dir, '.setup/go'), '/nowhere/go\n')
+    expect(setup({ GO: 'true' }, '--tests').stdout).toContain('Go ...')
+  })
+
+  test('Go that cannot be fetched is said', () => {
+    const { status, stderr } = setup({}, '--tests')
+    expect(status).toBe(1)
+    expect(stderr.trimEnd().split('\n').at(-1)).toMatch(/Go could not be fetched, and/)
   })
 
   test('an unknown argument is refused', () => {

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { MeshError } from '../../src/core/errors.ts'
 import type { ClosedEvent, GoclientResults, LoadResults, ProbeResults, QuestionEvent } from './app-results.ts'
+import { goCommand } from './go.ts'
 import { LineProcess, type RunOptions, runLines } from './line-process.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -44,7 +45,7 @@ export function buildApps(): Promise<Apps> {
 async function build(): Promise<Apps> {
   const directory = join(root, 'build/test-apps', await contentHash())
   try {
-    await promisify(execFile)('sh', [join(root, 'test/apps/build.sh'), directory], { maxBuffer: 1 << 24 })
+    await promisify(execFile)('sh', [join(root, 'test/apps/build.sh'), directory, await goCommand()], { maxBuffer: 1 << 24 })
   } catch (cause) {
     const output = outputOf(cause)
     throw new MeshError('COMMAND_FAILED', `the test applications do not compile:\n${output}`, { cause, detail: { output } })
