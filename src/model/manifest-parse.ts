@@ -3,7 +3,7 @@
 import { isMap, isNode, isScalar, isSeq, LineCounter, parseAllDocuments, visit, type Document } from 'yaml'
 import type { FileFormat } from '../core/directory.ts'
 import { clusterMetadata, metadata } from './manifest-fields.ts'
-import { foreignKinds, isClusterKind, manifestKinds, type ManifestKind, type ManifestObject, type Problem } from './manifest.ts'
+import { foreignKinds, isClusterKind, manifestKinds, type ManifestKind, type ManifestObject, type Origin, type Problem } from './manifest.ts'
 
 export const maxManifestBytes = 1 << 20
 const maxDocuments = 1000
@@ -31,6 +31,25 @@ export function parseManifest(text: string, file: string): ParsedManifest {
   } catch (error) {
     // The YAML library recurses; text built to exhaust the stack ends here, as would a bug of its own.
     refuse(1, `not readable as YAML: ${error instanceof Error ? error.message : String(error)}`)
+  }
+  return { objects, problems, notes }
+}
+
+/**
+ * One object as an API gives it, of which nobody knows a line: every problem has that place, and the object's key where it can be
+ * told. Never throws.
+ */
+export function parseObject(value: unknown, origin: Origin): ParsedManifest {
+  const objects: ManifestObject[] = []
+  const problems: Problem[] = []
+  const notes: Problem[] = []
+  const refuse: Refuse = (_line, reason, object) => {
+    if (problems.length < maxProblems) problems.push({ ...origin, reason, ...(object === undefined ? {} : { object }) })
+  }
+  try {
+    readObject(withoutNulls(value, 0), [], origin.file, () => origin.line, objects, notes, refuse)
+  } catch (error) {
+    refuse(origin.line, error instanceof RangeError ? error.message : 'not readable')
   }
   return { objects, problems, notes }
 }

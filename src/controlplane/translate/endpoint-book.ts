@@ -200,6 +200,8 @@ export class EndpointBook {
   /** The workloads that a key stands for now; none if there is nothing of that key. */
   workloadsOf(key: string): readonly Workload[] {
     const backend = this.#backends.get(key)
+    // Kubernetes runs pods before it has given them an address.
+    if (backend?.t === 'pod' && backend.pod.ips.length === 0) return []
     if (backend) return [this.#ofBackend(backend)]
     const slice = this.#slices.get(key)
     if (slice) return this.#ofSliceEndpoints(slice)
