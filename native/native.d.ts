@@ -102,7 +102,8 @@ export interface Native {
   linkCreateIn(netns: OwnedFd, program: OwnedFd, ifindex: number, attachType: number): Promise<OwnedFd>
   linkUpdate(link: OwnedFd, program: OwnedFd): void
   linkDetach(link: OwnedFd): void
-  linkInfo(link: OwnedFd): { id: number; programId: number; type: number }
+  /** Not attached: it was taken off, or what it was attached to is gone. */
+  linkInfo(link: OwnedFd): { id: number; programId: number; type: number; isAttached: boolean }
   pin(object: OwnedFd, path: string): void
   getPinned(path: string): OwnedFd | undefined
   programTestRun(program: OwnedFd, data?: Uint8Array, context?: Uint8Array): { result: number; context: Buffer }

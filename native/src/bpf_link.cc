@@ -13,6 +13,26 @@
 #include "owned_fd.h"
 
 namespace sidestep {
+namespace {
+
+/** BPF_LINK_TYPE_TCX, which older headers do not have. */
+constexpr std::uint32_t kTcxLink = 11;
+
+/** Each kind names its target by another field, which is 0 when the link was taken off or its target is gone. */
+bool IsAttached(const bpf_link_info& info) {
+  switch (info.type) {
+    case BPF_LINK_TYPE_CGROUP:
+      return info.cgroup.cgroup_id != 0;
+    case BPF_LINK_TYPE_NETNS:
+      return info.netns.netns_ino != 0;
+    case kTcxLink:
+      return info.xdp.ifindex != 0;  // tcx.ifindex is at the same place
+    default:
+      return true;
+  }
+}
+
+}  // namespace
 
 Napi::Value LinkCreate(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -64,6 +84,7 @@ Napi::Value LinkInfo(const Napi::CallbackInfo& info) {
   result.Set("id", found.id);
   result.Set("programId", found.prog_id);
   result.Set("type", found.type);
+  result.Set("isAttached", IsAttached(found));
   return result;
 }
 

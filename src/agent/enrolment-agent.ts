@@ -36,19 +36,47 @@ interface Connection {
   seq: number
 }
 
-export class EnrolmentAgent {
+/** Of whoever carries pods' enrolments to a ztunnel: our protocol (EnrolmentAgent), or Istio's (ZdsServer). */
+export interface Enrolments {
+  /** A ztunnel is there. */
+  readonly isConnected: boolean
+  set(pod: PodEnrolment): void
+  /** Un-enrols; resolves when a connected ztunnel has answered, at most `timeoutMs` later. */
+  remove(uid: string, timeoutMs?: number): Promise<void>
+  /** Enrols a pod once more, although nothing changed: what somebody undid meanwhile is put back. Resolves with the answer's error, if any. */
+  repeat(uid: string): Promise<string | undefined>
+  /**
+   * All pods there are have been set, but for those of `unnamed`: wanted, with namespaces still to be found. Until this is called the
+   * first time, no ztunnel drops any pod; may be called as often as there is something new.
+   */
+  complete(unnamed: ReadonlySet<string>): void
+  stateOf(uid: string): CaptureState
+  settled(uid: string): Promise<void>
+  close(): Promise<void>
+}
+
+export interface EnrolmentAgentOptions {
+  /** Says `snapshot` only once complete() was called; else each ztunnel is told so after what was set by then. */
+  readonly awaitsComplete?: boolean
+}
+
+export class EnrolmentAgent implements Enrolments {
   readonly #path: string
   readonly #logger: Logger
   readonly #onChange: () => void
   readonly #entries = new Map<string, Entry>()
   readonly #connections = new Set<Connection>()
   #server: Server | undefined
+  #isClosed = false
+  /** Wanted pods without a namespace; undefined while not even that is known. */
+  #unnamed: ReadonlySet<string> | undefined
 
-  /** `onChange` is called after any pod's capture state changed. */
-  constructor(path: string, logger: Logger, onChange: () => void) {
+  /** `onChange` is called after any pod's capture state changed, or a ztunnel came or went. */
+  constructor(path: string, logger: Logger, onChange: () => void, { awaitsComplete = false }: EnrolmentAgentOptions = {}) {
     this.#path = path
     this.#logger = logger
     this.#onChange = onChange
+    this.#unnamed = awaitsComplete ? undefined : new Set()
   }
 
   async listen(): Promise<void> {
@@ -83,7 +111,27 @@ export class EnrolmentAgent {
     this.#onChange()
   }
 
-  /** Un-enrols; resolves when a connected ztunnel has answered, at most `timeoutMs` later. */
+  async repeat(uid: string): Promise<string | undefined> {
+    const entry = this.#entries.get(uid)
+    if (!entry) return 'it is not enrolled'
+    const [connection] = [...this.#connections].slice(-1)
+    if (!connection) return 'the ztunnel of its node is not connected'
+    return await new Promise((resolve) => {
+      const gone = (): void => resolve('the ztunnel went away')
+      connection.socket.once('close', gone)
+      this.#send(connection, (seq) => ({ type: 'add', seq, pod: entry.pod }), (error) => {
+        connection.socket.off('close', gone)
+        resolve(error)
+      })
+    })
+  }
+
+  complete(unnamed: ReadonlySet<string>): void {
+    if (this.#unnamed !== undefined && this.#unnamed.symmetricDifference(unnamed).size === 0) return
+    this.#unnamed = new Set(unnamed)
+    for (const connection of this.#connections) this.#sendSnapshot(connection)
+  }
+
   async remove(uid: string, timeoutMs = 2000): Promise<void> {
     const entry = this.#entries.get(uid)
     if (!entry) return
@@ -122,6 +170,7 @@ export class EnrolmentAgent {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true
     for (const entry of this.#entries.values()) clearTimeout(entry.retry)
     for (const { socket } of this.#connections) socket.destroy()
     const server = this.#server
@@ -143,9 +192,18 @@ export class EnrolmentAgent {
     socket.on('close', () => {
       this.#connections.delete(connection)
       this.#logger.info({ 'agent.socket': this.#path }, 'ztunnel disconnected')
+      if (!this.#isClosed) this.#onChange()
     })
     for (const uid of this.#entries.keys()) this.#sendAdd(connection, uid)
-    this.#send(connection, (seq) => ({ type: 'snapshot', seq }), () => {})
+    this.#sendSnapshot(connection)
+    this.#onChange()
+  }
+
+  #sendSnapshot(connection: Connection): void {
+    const unnamed = this.#unnamed
+    if (!unnamed) return
+    for (const uid of unnamed) this.#send(connection, (seq) => ({ type: 'keep', seq, uid }), () => {})
+    this.#send(connection, (seq) => (unnamed.size > 0 ? { type: 'snapshot', seq, partial: true } : { type: 'snapshot', seq }), () => {})
   }
 
   #onReply(connection: Connection, value: unknown, cutOff: (error: MeshError) => void): void {

@@ -25,3 +25,8 @@ export const cgroupHooks: readonly CgroupHook[] = [
 export const lookupHook = { program: 'steer_inbound', attachType: 36 } as const
 /** Attached to the node's end of each pod's veth (BPF_TCX_INGRESS, Linux 6.6). */
 export const fenceHook = { program: 'fence_pod', attachType: 46 } as const
+
+/** Names of the pinned links, within an instance's directory. */
+export const hookLink = (program: string): string => `links/${program}`
+export const lookupLink = (cookie: bigint): string => `pods/${cookie}-lookup`
+export const fenceLink = (cookie: bigint, ifindex: number): string => `pods/${cookie}-fence-${ifindex}`

@@ -59,6 +59,11 @@ export class Netns {
     return [found.find((ip) => !isIpv6Address(ip)), found.find(isIpv6Address)].filter((ip) => ip !== undefined)
   }
 
+  /** All addresses by which others reach the namespace, canonical; not those of loopback interfaces. */
+  async allAddresses(): Promise<string[]> {
+    return (await native().netnsAddresses(this.fd)).map(({ ip }) => bytesToIp(ip))
+  }
+
   async liveConnections(): Promise<LiveConnection[]> {
     const sockets = await native().listSockets(this.fd)
     return sockets.map(({ source, destination, mark }) => ({

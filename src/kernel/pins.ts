@@ -45,6 +45,17 @@ export class Pins {
     return native().getPinned(join(this.directory, name))
   }
 
+  /** Whether a link of that name is pinned and still attached to something. */
+  isLinkInForce(name: string): boolean {
+    const link = this.get(name)
+    if (!link) return false
+    try {
+      return native().linkInfo(link).isAttached
+    } finally {
+      link.close()
+    }
+  }
+
   pin(object: OwnedFd, name: string): void {
     const path = join(this.directory, name)
     mkdirSync(join(path, '..'), { recursive: true, mode: 0o700 })

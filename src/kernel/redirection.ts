@@ -10,12 +10,13 @@ import type { Logger } from '../core/log.ts'
 import type { PodEnrolment } from '../model/enrolment.ts'
 import { findCgroup2 } from './cgroup.ts'
 import * as layout from './generated/layout.ts'
-import { cgroupHooks, fenceHook, lookupHook, objectFiles } from './hooks.ts'
-import { Maps, mapNames } from './maps.ts'
-import type { MapName } from './maps.ts'
+import { cgroupHooks, fenceHook, fenceLink, hookLink, lookupHook, lookupLink, objectFiles } from './hooks.ts'
+import type { CgroupHook } from './hooks.ts'
+import { Maps } from './maps.ts'
 import { buildDirectory, native } from './native.ts'
 import type { OwnedFd } from './native.ts'
 import type { Netns } from './netns.ts'
+import { allMaps, isMapName, pinMaps, pinnedMaps } from './pinned-maps.ts'
 import { Pins } from './pins.ts'
 import type { SocketMark } from './sockets.ts'
 
@@ -90,26 +91,49 @@ export class Redirection {
 
   #attach(): void {
     this.#maps.nodes.set(this.#options.nodeNetns.cookie, { cgroupId: this.#options.kubeletCgroupId ?? 0n })
+    this.#attachHooks(cgroupHooks)
+  }
+
+  #attachHooks(hooks: readonly CgroupHook[]): void {
     const cgroup = native().openPath(findCgroup2())
     try {
-      for (const { program, attachType } of cgroupHooks) this.#link(`links/${program}`, program, () => [cgroup, attachType])
+      for (const { program, attachType } of hooks) this.#link(hookLink(program), program, () => [cgroup, attachType])
     } finally {
       cgroup.close()
     }
   }
 
-  /** Updates the pinned link of that name to our program, or makes and pins it. */
+  /** Puts back what somebody took off or unpinned since; what is there stays whose it is, a successor's too. */
+  #repairHooks(): void {
+    const missing = cgroupHooks.filter(({ program }) => !this.pins.isLinkInForce(hookLink(program)))
+    if (missing.length === 0) return
+    this.#options.logger.warn({ hooks: missing.map(({ program }) => program).join(' ') }, 'hooks were taken off: attaching them again')
+    this.#attachHooks(missing)
+  }
+
+  /** Updates the pinned link of that name to our program, or makes and pins it, also where the old one was taken off. */
   #link(name: string, program: string, target: () => readonly [OwnedFd | number, number]): void {
     const fd = this.#program(program)
-    const pinned = this.pins.get(name)
-    if (pinned) {
-      native().linkUpdate(pinned, fd)
-      pinned.close()
-      return
-    }
+    if (this.#updateLink(name, fd)) return
     const link = native().linkCreate(fd, ...target())
     this.pins.pin(link, name)
     link.close()
+  }
+
+  /** False where there is none, or one that is attached to nothing, which is then unpinned. */
+  #updateLink(name: string, program: OwnedFd): boolean {
+    const pinned = this.pins.get(name)
+    if (!pinned) return false
+    try {
+      if (native().linkInfo(pinned).isAttached) {
+        native().linkUpdate(pinned, program)
+        return true
+      }
+    } finally {
+      pinned.close()
+    }
+    this.pins.remove(name)
+    return false
   }
 
   #program(name: string): OwnedFd {
@@ -120,9 +144,10 @@ export class Redirection {
 
   /**
    * Puts a pod's redirection in force; idempotent. Register its listeners first: from here on, new connections go to
-   * them. Connections that stand already are left alone.
+   * them. Connections that stand already are left alone. Said again, it puts back whatever somebody else undid meanwhile.
    */
   async enrol(pod: PodEnrolment, netns: Netns): Promise<void> {
+    this.#repairHooks()
     await native().setReturnPath(netns.fd, { ...returnPath, install: true })
     const ips = pod.ips.map((ip) => ({ ip, bytes: ipToBytes(ip) ?? noAddress }))
     const previous = this.#maps.pods.get(netns.cookie)
@@ -146,12 +171,7 @@ export class Redirection {
     for (const { peerIndex } of veths) {
       const name = fenceLink(netns.cookie, peerIndex)
       this.#maps.fences.set(peerIndex, netns.cookie)
-      const pinned = this.pins.get(name)
-      if (pinned) {
-        native().linkUpdate(pinned, program)
-        pinned.close()
-        continue
-      }
+      if (this.#updateLink(name, program)) continue
       const link = await native().linkCreateIn(this.#options.nodeNetns.fd, program, peerIndex, fenceHook.attachType)
       this.pins.pin(link, name)
       link.close()
@@ -200,6 +220,11 @@ export class Redirection {
   /** New connections of that kind go to this listening socket from now on; it leaves the map when it closes. */
   registerListener(cookie: bigint, kind: layout.ListenerKind, socket: number): void {
     this.#maps.listeners.set({ netnsCookie: cookie, kind: layout.listenerKind[kind] }, BigInt(socket))
+  }
+
+  /** Whether some socket takes them: ours, or a successor's. */
+  hasListener(cookie: bigint, kind: layout.ListenerKind): boolean {
+    return this.#maps.listeners.get({ netnsCookie: cookie, kind: layout.listenerKind[kind] }) !== undefined
   }
 
   withdrawListener(cookie: bigint, kind: layout.ListenerKind): void {
@@ -260,43 +285,6 @@ export class Redirection {
   }
 }
 
-const lookupLink = (cookie: bigint): string => `pods/${cookie}-lookup`
-const fenceLink = (cookie: bigint, ifindex: number): string => `pods/${cookie}-fence-${ifindex}`
-
 function handoffKey(cookie: bigint, client: ClientAddr, protocol: number, dnsSlot = 0): layout.HandoffKey {
   return { netnsCookie: cookie, port: client.port, family: isIpv6Address(client.ip) ? 6 : 4, protocol, dnsSlot }
-}
-
-function isMapName(name: string): name is MapName {
-  return (mapNames as readonly string[]).includes(name)
-}
-
-/** The maps an earlier process pinned, if their layout is ours. `meta` is pinned first, so its hash speaks for all. */
-function pinnedMaps(pins: Pins): Partial<Record<MapName, OwnedFd>> & Record<string, OwnedFd> {
-  const found: Record<string, OwnedFd> = {}
-  for (const name of mapNames) {
-    const fd = pins.get(`maps/${name}`)
-    if (fd) found[name] = fd
-  }
-  const meta = found['meta']
-  if (!meta) return found
-  const bytes = native().mapLookup(meta, new Uint8Array(4))
-  const hash = bytes ? Buffer.from(layout.readMeta(bytes).layoutHash).toString('hex') : ''
-  if (hash === layout.layoutHash) return found
-  for (const fd of Object.values(found)) fd.close()
-  throw new MeshError('LAYOUT_MISMATCH', `maps pinned in ${pins.directory} have layout ${hash.slice(0, 12)}, this version has ${layout.layoutHash.slice(0, 12)}`)
-}
-
-function allMaps(found: Partial<Record<MapName, OwnedFd>>): Record<MapName, OwnedFd> {
-  const missing = mapNames.find((name) => found[name] === undefined)
-  if (missing !== undefined) throw new MeshError('KERNEL_UNSUPPORTED', `the loaded objects have no map ${missing}`)
-  return found as Record<MapName, OwnedFd>
-}
-
-function pinMaps(pins: Pins, maps: Maps): void {
-  const pinned = new Set(pins.list('maps'))
-  if (!pinned.has('meta')) maps.meta.set(0, { layoutHash: Buffer.from(layout.layoutHash, 'hex') })
-  for (const name of ['meta', ...mapNames.filter((each) => each !== 'meta')] as const) {
-    if (!pinned.has(name)) pins.pin(maps.fds[name as MapName], `maps/${name}`)
-  }
 }

@@ -35,11 +35,16 @@ export const podEnrolmentSchema = z.strictObject({
 })
 export type PodEnrolment = z.infer<typeof podEnrolmentSchema>
 
-/** Agent to ztunnel. After `snapshot` every pod that was not added before is dropped. */
+/**
+ * Agent to ztunnel. After `snapshot` every pod that was not named before, by `add` or `keep`, is dropped. `keep`: the pod is wanted, but
+ * its namespace could not be named yet; whoever serves it goes on. A `partial` snapshot says that there are such pods: what an earlier
+ * process captured and nobody named stays in force, because it may be one of them. A later snapshot may follow.
+ */
 export const agentMessageSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('add'), seq: z.int().min(1), pod: podEnrolmentSchema }),
   z.strictObject({ type: z.literal('delete'), seq: z.int().min(1), uid: z.string().min(1).max(253) }),
-  z.strictObject({ type: z.literal('snapshot'), seq: z.int().min(1) }),
+  z.strictObject({ type: z.literal('keep'), seq: z.int().min(1), uid: z.string().min(1).max(253) }),
+  z.strictObject({ type: z.literal('snapshot'), seq: z.int().min(1), partial: z.boolean().exactOptional() }),
 ])
 export type AgentMessage = z.infer<typeof agentMessageSchema>
 

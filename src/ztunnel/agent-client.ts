@@ -76,8 +76,11 @@ export class AgentClient {
           named.delete(message.uid)
           this.#pods.delete(message.uid)
           return { type: 'ack', seq }
+        case 'keep':
+          named.add(message.uid)
+          return { type: 'ack', seq }
         case 'snapshot':
-          this.#pods.prune(named)
+          this.#pods.prune(named, message.partial)
           this.#isSynced = true
           return { type: 'ack', seq }
         default:

@@ -12,7 +12,7 @@ import type { Logger } from '../core/log.ts'
 import { headerBytes, serverFailure, typeAsked } from '../dns/message.ts'
 import type { RecordType } from '../dns/message.ts'
 import type { DnsClient, Resolution, Resolver } from '../dns/resolver.ts'
-import { abortSocket } from '../kernel/live-socket.ts'
+import { abortSocket, duplicateDescriptor } from '../kernel/live-socket.ts'
 import type { Netns } from '../kernel/netns.ts'
 import { dnsPorts } from '../kernel/redirection.ts'
 import type { Redirection } from '../kernel/redirection.ts'
@@ -84,6 +84,21 @@ export class DnsProxy {
       this.#listeners.push(socket)
     }
     if (this.#isClosed) this.#closeListeners()
+  }
+
+  /** Puts the listener back into the map where somebody took it out; a successor's stays. */
+  registerAgain(): void {
+    const { netns, redirection, logger } = this.#parts
+    const last = this.#listeners.at(-1) // of the first slot
+    if (!last || this.#isClosed || redirection.hasListener(netns.cookie, 'dns')) return
+    const fd = duplicateDescriptor(last)
+    if (!fd) return
+    try {
+      redirection.registerListener(netns.cookie, 'dns', fd.fd)
+      logger.warn({ kind: 'dns' }, 'listener was taken out of the map: it is back')
+    } finally {
+      fd.close()
+    }
   }
 
   #datagram(query: Buffer, from: RemoteInfo, slot: number, listener: DatagramSocket): void {

@@ -2,6 +2,7 @@
 // pod-traffic.ts's. Never says that a pod is captured before every listener is there.
 import { createServer } from 'node:net'
 import type { Server, Socket } from 'node:net'
+import { describeError, MeshError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
 import type { Identity } from '../core/identity.ts'
 import type { HboneEvents } from '../hbone/events.ts'
@@ -11,7 +12,7 @@ import { port as ports } from '../kernel/generated/layout.ts'
 import type { ListenerKind } from '../kernel/generated/layout.ts'
 import type { Netns } from '../kernel/netns.ts'
 import type { Redirection } from '../kernel/redirection.ts'
-import { abortSocket } from '../kernel/live-socket.ts'
+import { abortSocket, duplicateDescriptor } from '../kernel/live-socket.ts'
 import { listenInNetns } from '../kernel/sockets.ts'
 import type { PodEnrolment } from '../model/enrolment.ts'
 import type { StoreChange } from '../model/workload-store.ts'
@@ -38,6 +39,8 @@ const dnsPort = 53
 const tunnelLingerMs = 15_000
 const tunnelLingerCheckMs = 500
 const replacedListenerMs = 2_000
+
+type StreamKind = Exclude<ListenerKind, 'dns'>
 
 export interface PodProxyParts {
   readonly redirection: Redirection
@@ -79,7 +82,7 @@ export class PodProxy {
   readonly netns: Netns
   readonly #parts: PodProxyParts
   readonly #logger: Logger
-  readonly #servers = new Map<ListenerKind, Server>()
+  readonly #servers = new Map<StreamKind, Server>()
   readonly #dns: DnsProxy
   readonly #traffic: PodTraffic
   readonly #doors: ConnectionShare
@@ -106,7 +109,7 @@ export class PodProxy {
   /** Listens and enrols; when it resolves, capture is in force. Rejects with what failed: then abandon() it. */
   async start(): Promise<void> {
     await this.#listen()
-    await this.update(this.pod)
+    await this.#parts.redirection.enrol(this.pod, this.netns)
   }
 
   /** Takes nothing new; also of one that did not start, but took connections meanwhile. Resolves when the last has ended. */
@@ -136,11 +139,19 @@ export class PodProxy {
   async #listen(): Promise<void> {
     const live = await this.netns.liveConnections()
     this.#existing = live.filter(({ source, destination }) => source.ip !== destination.ip && !isLoopback(destination.ip)).length
-    await this.#serve('outbound', ports.outbound, (socket) => this.#onOutbound(socket))
-    await this.#serve('inbound', ports.inbound, (socket) => void this.#traffic.inbound(socket))
-    const server = this.#tunnels?.server
-    if (server) await this.#serve('hbone', ports.hbone, (socket) => this.#knock(server, socket))
+    await this.#serve('outbound')
+    await this.#serve('inbound')
+    if (this.#tunnels) await this.#serve('hbone')
     await this.#dns.listen()
+  }
+
+  #onConnection(kind: StreamKind, socket: Socket): void {
+    switch (kind) {
+      case 'outbound': return this.#onOutbound(socket)
+      case 'inbound': return void this.#traffic.inbound(socket)
+      case 'hbone': return this.#tunnels ? this.#knock(this.#tunnels.server, socket) : void socket.destroy()
+      default: return kind satisfies never
+    }
   }
 
   #knock(server: HboneServer, socket: Socket): void {
@@ -161,17 +172,40 @@ export class PodProxy {
     else void this.#traffic.outbound(socket, client, original)
   }
 
-  /** Applies changed labels or ports of the same pod. */
-  update(pod: PodEnrolment): Promise<void> {
-    return this.#parts.redirection.enrol(pod, this.netns)
+  /** Applies changed labels or ports of the same pod, and puts back what somebody else undid, listeners included. */
+  async update(pod: PodEnrolment): Promise<void> {
+    for (const [kind, server] of this.#servers) await this.#serveAgain(kind, server)
+    this.#dns.registerAgain()
+    await this.#parts.redirection.enrol(pod, this.netns)
   }
 
-  async #serve(kind: ListenerKind, port: number, onConnection: (socket: Socket) => void): Promise<void> {
+  /** A listener that left the map goes back; one that cannot is closed, and another takes its place. A successor's stays. */
+  async #serveAgain(kind: StreamKind, server: Server): Promise<void> {
+    const { redirection } = this.#parts
+    if (redirection.hasListener(this.netns.cookie, kind)) return
+    const fd = duplicateDescriptor(server)
+    try {
+      if (!fd) throw new MeshError('CLOSED', 'the listener is closed')
+      redirection.registerListener(this.netns.cookie, kind, fd.fd)
+      this.#logger.warn({ kind }, 'listener was taken out of the map: it is back')
+    } catch (error) {
+      this.#logger.warn({ kind, error: describeError(error) }, 'listener is gone: making another')
+      server.close()
+      await this.#serve(kind)
+    } finally {
+      fd?.close()
+    }
+  }
+
+  async #serve(kind: StreamKind): Promise<void> {
     const { redirection, keepAliveSeconds } = this.#parts
-    const fd = await listenInNetns(this.netns, { port, transparent: kind === 'inbound', keepAliveSeconds })
+    const fd = await listenInNetns(this.netns, { port: ports[kind], transparent: kind === 'inbound', keepAliveSeconds })
     // TLS reads from the start; what is carried in plain text must not be read before there is somebody to give it to.
-    const server = createServer({ allowHalfOpen: true, pauseOnConnect: kind !== 'hbone', noDelay: true }, onConnection)
-    server.on('error', (error) => this.#logger.error({ kind, error: error.message }, 'listener failed'))
+    const server = createServer({ allowHalfOpen: true, pauseOnConnect: kind !== 'hbone', noDelay: true }, (socket) => this.#onConnection(kind, socket))
+    server.on('error', (error) => {
+      this.#logger.error({ kind, error: error.message }, 'listener failed')
+      server.close() // one that somebody destroyed would fail again and again; the next update() makes another
+    })
     this.#servers.set(kind, server)
     redirection.registerListener(this.netns.cookie, kind, fd.fd)
     await new Promise<void>((resolve) => server.listen({ fd: fd.release() }, resolve))

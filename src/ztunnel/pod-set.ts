@@ -84,9 +84,10 @@ export class PodSet {
       })
   }
 
-  /** Drops every pod that is not in `uids`, and what an earlier process enrolled and nobody named since. */
-  prune(uids: ReadonlySet<string>): void {
+  /** Drops every pod that is not in `uids`, and what an earlier process enrolled and nobody named since, unless more are to be named. */
+  prune(uids: ReadonlySet<string>, isPartial = false): void {
     for (const uid of this.#proxies.keys()) if (!uids.has(uid)) this.delete(uid)
+    if (isPartial) return
     const ours = new Set([...this.#proxies.values()].map((proxy) => proxy.netns.cookie))
     for (const cookie of this.#parts.redirection.enrolled()) if (!ours.has(cookie)) this.#parts.redirection.unenrol(cookie)
   }
