@@ -76,8 +76,8 @@ export class HttpTransport {
     this.#agent = undefined
   }
 
-  async #dispatcher(): Promise<Agent> {
-    const material = await this.#connection.tls()
+  /** To be used before anything else is awaited: the next call may replace and close it. */
+  #dispatcher(material: TlsMaterial): Agent {
     if (this.#isClosed) throw new MeshError('CLOSED', 'the client of the Kubernetes API is closed')
     if (this.#agent?.material === material) return this.#agent.dispatcher
     // Connections with the old roots or certificate finish what they carry.
@@ -96,9 +96,9 @@ export class HttpTransport {
   }
 
   async #once(ask: HttpRequest, authorization: string | undefined): Promise<HttpAnswer> {
-    const dispatcher = await this.#dispatcher()
+    const material = await this.#connection.tls()
     try {
-      const { statusCode, headers, body } = await dispatcher.request({
+      const { statusCode, headers, body } = await this.#dispatcher(material).request({
         origin: this.#origin,
         path: target(this.#prefix, ask),
         method: ask.method,

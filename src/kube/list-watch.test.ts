@@ -277,15 +277,6 @@ describe('a list-watch', () => {
     expect(view.puts).toEqual([])
   })
 
-  it('tells that everything is gone when it forgets', async () => {
-    const api = await anApi()
-    api.put(podType, pod('a'))
-    const { view, watch } = watching(api)
-    await watch.synced()
-    watch.closeAndForget()
-    expect(view.objects.size).toBe(0)
-  })
-
   it('is right in the end, whatever happens', async () => {
     const step = fc.oneof(
       { weight: 6, arbitrary: fc.record({ t: fc.constant('put' as const), name: fc.nat(12), x: fc.constantFrom(0, 1, 2, 'unwanted', 'broken') }) },

@@ -138,13 +138,6 @@ export class ListWatch<T> {
     this.#synced.reject(new MeshError('CLOSED', `the watch of ${this.#path} is closed`))
   }
 
-  /** Closes, and tells that every object is gone: where the kind itself went. */
-  closeAndForget(): void {
-    if (this.#t === 'closed') return
-    this.#forgetAll()
-    this.close()
-  }
-
   /** Resolves when nothing of it is under way any more. */
   async ended(): Promise<void> {
     await this.#running

@@ -124,9 +124,10 @@ export class FakeKubeApi {
   }
 
   connection(token?: string): KubeConnection {
+    const material = { isVerified: true }
     return {
       server: this.url, namespace: 'default', origin: 'test',
-      tls: async () => ({ isVerified: true }), authorization: async () => (token === undefined ? undefined : `Bearer ${token}`),
+      tls: async () => material, authorization: async () => (token === undefined ? undefined : `Bearer ${token}`),
     }
   }
 
