@@ -1,10 +1,11 @@
 // Writes the manifests and the Helm chart in deploy/ from what `sidestep install` applies (src/install); with --check it only compares.
 // They can therefore not say anything else than it does.
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
-import { dirname, join, relative } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { parseAllDocuments, stringify } from 'yaml'
+import { stringify } from 'yaml'
 import { z } from 'zod'
+import { readInstallFiles } from '../src/cli/install-files.ts'
 import type { InstallObject } from '../src/install/common.ts'
 import { installGroups, installObjects, type InstallFiles } from '../src/install/objects.ts'
 import { installValues, readValues, version, type InstallValues } from '../src/install/values.ts'
@@ -16,25 +17,12 @@ const banner = '# Written by `npm run generate` from src/install; changes belong
 /** Not in the chart: Helm makes the release's namespace itself. */
 const notInChart: readonly string[] = ['namespace']
 
-/** What other generators wrote. */
-export function installFiles(): InstallFiles {
-  return { crds: objectsIn('crds'), admission: objectsIn('admission'), dashboards: textsIn('monitoring/dashboards') }
-}
+/** With what other generators wrote. */
+export const installFiles = (): InstallFiles => readInstallFiles(deploy)
 
-function filesIn(directory: string, ending: string): string[] {
+function filesIn(directory: string): string[] {
   const path = join(deploy, directory)
-  return existsSync(path) ? readdirSync(path).filter((name) => name.endsWith(ending)).sort().map((name) => join(path, name)) : []
-}
-
-function objectsIn(directory: string): InstallObject[] {
-  return filesIn(directory, '.yaml').flatMap((file) => parseAllDocuments(readFileSync(file, 'utf8')).flatMap((document) => {
-    const object = document.toJS() as InstallObject | null
-    return object === null ? [] : [object]
-  }))
-}
-
-function textsIn(directory: string): Record<string, string> {
-  return Object.fromEntries(filesIn(directory, '.json').map((file) => [relative(join(deploy, directory), file), readFileSync(file, 'utf8')]))
+  return existsSync(path) ? readdirSync(path).filter((name) => /\.(ya?ml|json|txt)$/.test(name)).map((name) => join(directory, name)) : []
 }
 
 /** Every generated file by its path below deploy/. */
@@ -117,7 +105,7 @@ function valuesSchema(): object {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const wanted = deployFiles(installFiles())
   const isCheck = process.argv.includes('--check')
-  const found = ['manifests', chart, `${chart}/templates`].flatMap((directory) => filesIn(directory, '').filter((file) => /\.(ya?ml|json|txt)$/.test(file)).map((file) => relative(deploy, file)))
+  const found = ['manifests', chart, `${chart}/templates`].flatMap(filesIn)
   const stale = [...found.filter((file) => !wanted.has(file)), ...[...wanted].filter(([file, text]) => !found.includes(file) || readFileSync(join(deploy, file), 'utf8') !== text).map(([file]) => file)]
   if (isCheck && stale.length > 0) {
     process.stderr.write(`deploy/${stale[0]} is not what src/install says: run npm run generate\n`)

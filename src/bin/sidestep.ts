@@ -5,7 +5,10 @@ import { Command } from 'commander'
 import { authzCommand } from '../cli/authz.ts'
 import { checkCommand } from '../cli/check.ts'
 import { demoCommand } from '../cli/demo.ts'
+import type { ClusterOptions, ConnectedCluster } from '../cli/cluster.ts'
 import { egressCommand } from '../cli/egress.ts'
+import { readInstallFiles } from '../cli/install-files.ts'
+import { installCommand, upgradeCommand } from '../cli/install.ts'
 import { certsCommand, connectionsCommand, logLevelCommand } from '../cli/live-commands.ts'
 import { policiesCommand, servicesCommand, workloadsCommand } from '../cli/mesh-commands.ts'
 import { execCommand, logsCommand, runCommand } from '../cli/pods.ts'
@@ -14,12 +17,24 @@ import { statusCommand } from '../cli/status.ts'
 import { waypointCommand } from '../cli/waypoint.ts'
 import { downCommand, upCommand } from '../cli/up.ts'
 import { describeError } from '../core/errors.ts'
+import type { InstallFiles } from '../install/objects.ts'
+import { KubeClient } from '../kube/client.ts'
 import { surveyHost } from '../kernel/host-facts.ts'
 import { watchWire } from '../local/capture.ts'
 import { localControl } from './local-daemon.ts'
 
+/** Where an option or the environment says, as kubectl does. */
+async function connect({ kubeconfig, context }: ClusterOptions): Promise<ConnectedCluster> {
+  const environment = kubeconfig === undefined ? process.env : { ...process.env, KUBECONFIG: kubeconfig }
+  const api = await KubeClient.load({ environment, ...(context === undefined ? {} : { context }) })
+  return { api, server: api.server, close: () => api.close() }
+}
+const installFiles = (): InstallFiles => readInstallFiles(fileURLToPath(new URL('../../deploy', import.meta.url)))
+
 const program = new Command('sidestep')
   .description('A service mesh without sidecars: identity, mTLS and policy for every pod, redirected by eBPF.')
+  .addCommand(installCommand(connect, installFiles))
+  .addCommand(upgradeCommand(connect, installFiles))
   .addCommand(upCommand(localControl))
   .addCommand(downCommand(localControl))
   .addCommand(statusCommand())

@@ -20,17 +20,21 @@ export function checkCommand(survey: () => Promise<readonly Feature[]>, print: (
 
 /** The table with a summary below; a row that did not pass has its remedy under it. */
 export function featureTable(features: readonly Feature[]): string {
+  return [...featureRows(features), '', summary(features, 'Sidestep can run here.', 'Sidestep cannot run here.')].join('\n')
+}
+
+/** A line for each, and one more with the remedy for each that did not pass. */
+export function featureRows(features: readonly Feature[]): string[] {
   const nameWidth = Math.max(...features.map((feature) => feature.name.length))
   const foundWidth = Math.min(44, Math.max(...features.map((feature) => feature.found.length)))
-  const lines = features.flatMap(({ name, status, found, why, fix }) => {
+  return features.flatMap(({ name, status, found, why, fix }) => {
     const line = `${status.padEnd(4)}  ${name.padEnd(nameWidth)}  ${found.padEnd(foundWidth)}  ${why}`
     return fix === undefined ? [line] : [line, `${' '.repeat(nameWidth + 8)}-> ${fix}`]
   })
-  return [...lines, '', summary(features)].join('\n')
 }
 
-function summary(features: readonly Feature[]): string {
+/** How many are how, and what follows. */
+export function summary(features: readonly Feature[], good: string, bad: string): string {
   const count = (status: FeatureStatus): number => features.filter((feature) => feature.status === status).length
-  const verdict = isUsable(features) ? 'Sidestep can run here.' : 'Sidestep cannot run here.'
-  return `${count('pass')} pass, ${count('warn')} warn, ${count('fail')} fail. ${verdict}`
+  return `${count('pass')} pass, ${count('warn')} warn, ${count('fail')} fail. ${isUsable(features) ? good : bad}`
 }

@@ -49,6 +49,7 @@ function deploymentSpec(values: InstallValues, selector: Json): Json {
       spec: {
         serviceAccountName: controlPlaneName,
         automountServiceAccountToken: true,
+        enableServiceLinks: false,
         imagePullSecrets: image.pullSecrets,
         priorityClassName: controlPlane.priorityClassName,
         nodeSelector: controlPlane.nodeSelector,

@@ -1,6 +1,6 @@
 // Who of ours may do what with the Kubernetes API, to the verb. What a process does beyond this it is refused; a test on a real
 // cluster fails on that. Branches on no value (see objects.ts).
-import { caSecret, controlPlaneName, trustConfigMap, ztunnelName } from '../model/kubernetes-names.ts'
+import { controlPlaneName, ztunnelName } from '../model/kubernetes-names.ts'
 import { labelsOf, type InstallObject, type Json } from './common.ts'
 import type { InstallValues } from './values.ts'
 
@@ -8,8 +8,7 @@ const read = ['get', 'list', 'watch'] as const
 /** What server-side apply needs, and taking away again. */
 const own = ['get', 'list', 'watch', 'create', 'patch', 'update', 'delete'] as const
 
-const rule = (apiGroups: string, resources: readonly string[], verbs: readonly string[], resourceNames?: readonly string[]): Json =>
-  ({ apiGroups: [apiGroups], resources, verbs, ...(resourceNames === undefined ? {} : { resourceNames }) })
+const rule = (apiGroup: string, resources: readonly string[], verbs: readonly string[]): Json => ({ apiGroups: [apiGroup], resources, verbs })
 
 const gatewayApi = 'gateway.networking.k8s.io'
 
@@ -24,8 +23,6 @@ const controlPlaneRules = [
   rule('sidestep.dev', ['*'], read),
   rule('networking.istio.io', ['serviceentries', 'workloadentries', 'virtualservices', 'destinationrules', 'sidecars'], read),
   rule('security.istio.io', ['authorizationpolicies', 'peerauthentications', 'requestauthentications'], read),
-  // Certificates of ingresses' listeners.
-  rule('', ['secrets'], read),
   // What became of it.
   rule('', ['namespaces/status', 'services/status'], ['patch', 'update']),
   rule(gatewayApi, ['gatewayclasses/status', 'gateways/status', 'httproutes/status', 'grpcroutes/status', 'tlsroutes/status', 'tcproutes/status', 'udproutes/status', 'backendtlspolicies/status'], ['patch', 'update']),
@@ -34,19 +31,17 @@ const controlPlaneRules = [
   rule('', ['events'], ['create', 'patch']),
   // Who asks for discovery and certificates.
   rule('authentication.k8s.io', ['tokenreviews'], ['create']),
-  // What Gateways become, and the roots that their pods trust.
-  rule('', ['serviceaccounts', 'services', 'configmaps'], own),
+  // What Gateways become, the roots that their pods trust, and the keys of sessions that they share. Secrets are read, too: listeners
+  // of ingresses name those with their certificates.
+  rule('', ['serviceaccounts', 'services', 'configmaps', 'secrets'], own),
   rule('apps', ['deployments'], own),
   rule('autoscaling', ['horizontalpodautoscalers'], own),
   rule('policy', ['poddisruptionbudgets'], own),
 ]
 
-/** In our own namespace. `create` cannot be bound to a name. */
+/** In our own namespace. */
 const ownNamespaceRules = [
   rule('coordination.k8s.io', ['leases'], ['get', 'list', 'watch', 'create', 'update', 'patch']),
-  rule('', ['secrets'], ['create']),
-  rule('', ['secrets'], ['get', 'update', 'patch'], [caSecret]),
-  rule('', ['configmaps'], ['get', 'update', 'patch'], [trustConfigMap]),
 ]
 
 const nodeRules = [

@@ -39,6 +39,8 @@ function daemonSetSpec(values: InstallValues): Json {
       spec: {
         serviceAccountName: ztunnelName,
         automountServiceAccountToken: false,
+        // Services named sidestep-... would become variables that look like settings.
+        enableServiceLinks: false,
         imagePullSecrets: image.pullSecrets,
         priorityClassName: node.priorityClassName,
         nodeSelector: node.nodeSelector,

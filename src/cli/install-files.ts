@@ -1,0 +1,35 @@
+// What an installation takes from deploy/: kinds, rules of admission, dashboards. Other generators write them; here they are read.
+import { existsSync, readFileSync, readdirSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { parseAllDocuments } from 'yaml'
+import { MeshError } from '../core/errors.ts'
+import type { InstallObject } from '../install/common.ts'
+import type { InstallFiles } from '../install/objects.ts'
+
+/** `deploy` is that directory. What is not there is empty. */
+export function readInstallFiles(deploy: string): InstallFiles {
+  const objects = (directory: string): InstallObject[] => filesIn(join(deploy, directory), /\.ya?ml$/).flatMap(objectsOf)
+  const dashboards = filesIn(join(deploy, 'monitoring/dashboards'), /\.json$/).map((file) => [basename(file), readFileSync(file, 'utf8')] as const)
+  return { crds: objects('crds'), admission: objects('admission'), dashboards: Object.fromEntries(dashboards) }
+}
+
+/** All objects in the YAML files of a directory, in the order of their names. */
+export function objectsBelow(directory: string): InstallObject[] {
+  if (!existsSync(directory)) throw new MeshError('BAD_CONFIG', `there is no directory ${directory}`)
+  return filesIn(directory, /\.ya?ml$/).flatMap(objectsOf)
+}
+
+function filesIn(directory: string, pattern: RegExp): string[] {
+  return existsSync(directory) ? readdirSync(directory).filter((name) => pattern.test(name)).sort().map((name) => join(directory, name)) : []
+}
+
+function objectsOf(file: string): InstallObject[] {
+  return parseAllDocuments(readFileSync(file, 'utf8')).flatMap((document) => {
+    const object = document.toJS() as Partial<InstallObject> | null
+    if (object === null) return []
+    if (typeof object.apiVersion !== 'string' || typeof object.kind !== 'string' || typeof object.metadata?.name !== 'string') {
+      throw new MeshError('BAD_MANIFEST', `${file} has something that is no object of the Kubernetes API`)
+    }
+    return [object as InstallObject]
+  })
+}
