@@ -60,12 +60,14 @@ export interface MetricsSource {
   metrics(): Promise<string>
 }
 
-/** /metrics for Prometheus and /ready for probes; GET only. BAD_CONFIG if the address cannot be had. */
+/** /metrics for Prometheus, /ready and /live for probes; GET only. BAD_CONFIG if the address cannot be had. */
 export async function serveMetrics(host: string, port: number, registry: MetricsSource, isReady: () => boolean): Promise<Server> {
   const server = createServer((request, response) => {
     if (request.method !== 'GET' && request.method !== 'HEAD') return void response.writeHead(405).end()
     if (request.url === '/ready') return ready(response, isReady())
-    if (request.url !== '/metrics') return void response.writeHead(404, { 'content-type': 'text/plain' }).end('try /metrics or /ready\n')
+    // Whoever can still answer at all: one that waits for the API server is not cured by being killed.
+    if (request.url === '/live') return void response.writeHead(200, { 'content-type': 'text/plain' }).end('live\n')
+    if (request.url !== '/metrics') return void response.writeHead(404, { 'content-type': 'text/plain' }).end('try /metrics, /ready or /live\n')
     registry.metrics().then(
       (text) => response.writeHead(200, { 'content-type': registry.contentType }).end(text),
       (error: unknown) => response.writeHead(500, { 'content-type': 'text/plain' }).end(`${describeError(error)}\n`),

@@ -15,7 +15,7 @@ export function podMonitors(values: InstallValues): InstallObject[] {
   const own = { matchNames: [namespace] }
   return [
     monitor(controlPlaneName, { matchLabels: partLabels(controlPlaneName) }, ['metrics'], own),
-    monitor(ztunnelName, { matchLabels: partLabels(ztunnelName) }, ['metrics', 'agent-metrics'], own),
+    monitor(ztunnelName, { matchLabels: partLabels(ztunnelName) }, ['metrics', 'agent'], own),
     monitor('sidestep-gateways', {
       matchExpressions: [{ key: 'gateway.networking.k8s.io/gateway-class-name', operator: 'In', values: ['sidestep-waypoint', 'sidestep-ingress'] }],
     }, ['metrics'], { any: true }),

@@ -4,7 +4,7 @@ import { controlPlaneName, ztunnelName } from '../model/kubernetes-names.ts'
 import { labelsOf, partLabels, type InstallObject, type Json } from './common.ts'
 import { controlPlaneMetricsPort, discoveryPort } from './control-plane.ts'
 import type { InstallValues } from './values.ts'
-import { agentMetricsPort, agentReadyPort, ztunnelMetricsPort, ztunnelReadyPort } from './ztunnel.ts'
+import { agentPort, ztunnelMetricsPort, ztunnelReadyPort } from './ztunnel.ts'
 
 const tcp = (...ports: readonly number[]): Json[] => ports.map((port) => ({ protocol: 'TCP', port }))
 
@@ -16,6 +16,6 @@ export function networkPolicies({ namespace }: InstallValues): InstallObject[] {
   return [
     // Gateways may be in any namespace, so discovery is open to all; who asks is judged by token.
     policy(controlPlaneName, 'controlplane', tcp(discoveryPort, controlPlaneMetricsPort)),
-    policy(ztunnelName, 'ztunnel', tcp(ztunnelMetricsPort, ztunnelReadyPort, agentMetricsPort, agentReadyPort)),
+    policy(ztunnelName, 'ztunnel', tcp(ztunnelMetricsPort, ztunnelReadyPort, agentPort)),
   ]
 }

@@ -21,7 +21,7 @@ const controlPlaneRules = [
   // What people want of it.
   rule(gatewayApi, ['*'], read),
   rule('sidestep.dev', ['*'], read),
-  rule('networking.istio.io', ['serviceentries', 'workloadentries', 'virtualservices', 'destinationrules', 'sidecars'], read),
+  rule('networking.istio.io', ['serviceentries', 'workloadentries', 'virtualservices', 'destinationrules'], read),
   rule('security.istio.io', ['authorizationpolicies', 'peerauthentications', 'requestauthentications'], read),
   // What became of it.
   rule('', ['namespaces/status', 'services/status'], ['patch', 'update']),

@@ -8,8 +8,8 @@ import type { InstallValues } from './values.ts'
 
 export const ztunnelReadyPort = 15_021
 export const ztunnelMetricsPort = 15_020
-export const agentReadyPort = 15_022
-export const agentMetricsPort = 15_023
+/** Its metrics and its readiness. */
+export const agentPort = 15_022
 
 /** In the pod only: each agent speaks with the ztunnel of its own pod, also while two pods are on the node. */
 const podRun = '/run/sidestep-pod'
@@ -109,7 +109,7 @@ function ztunnelContainer(values: InstallValues): Json {
 const ztunnelCapabilities = ['BPF', 'NET_ADMIN', 'NET_RAW', 'PERFMON', 'SYS_ADMIN', 'SYS_PTRACE']
 
 function agentContainer(values: InstallValues): Json {
-  const { agent, compat, node } = values
+  const { agent, cluster, compat, node } = values
   return {
     ...container(values, 'agent', 'agent'),
     env: [
@@ -117,16 +117,15 @@ function agentContainer(values: InstallValues): Json {
       fromField('SIDESTEP_POD_NAME', 'metadata.name'),
       fromField('SIDESTEP_POD_NAMESPACE', 'metadata.namespace'),
       variable('SIDESTEP_AGENT_SOCKET', `${podRun}/agent.sock`),
+      variable('SIDESTEP_ZTUNNEL_ADMIN_SOCKET', `${podRun}/ztunnel.sock`),
       variable('SIDESTEP_CRI_SOCKET', `${node.runtimeDirectory}/${node.runtimeSocket}`),
       variable('SIDESTEP_ISTIO_LABELS', compat.istioLabels),
+      variable('SIDESTEP_CLUSTER_DOMAIN', cluster.domain),
       variable('SIDESTEP_LOG_LEVEL', agent.logLevel),
       ...variables(agent.settings),
     ],
-    ports: [
-      { name: 'agent-metrics', containerPort: agentMetricsPort, protocol: 'TCP' },
-      { name: 'agent-ready', containerPort: agentReadyPort, protocol: 'TCP' },
-    ],
-    ...probes('agent-ready'),
+    ports: [{ name: 'agent', containerPort: agentPort, protocol: 'TCP' }],
+    ...probes('agent'),
     resources: agent.resources,
     securityContext: security(agentCapabilities),
     volumeMounts: [
