@@ -10,7 +10,7 @@ let dir: string
 
 const stubs = {
   'node-stub': `[ "$1" != --version ] || exec echo vMAJOR.1.0
-    [[ "\$1" != *go.ts ]] || { [ -n "\${GO:-}" ] && exec echo "$GO"; echo 'no wheel' >&2; exit 1; }
+    [[ "$1" != *go.ts ]] || { [ -n "\${GO:-}" ] && exec echo "$GO"; echo 'no wheel' >&2; exit 1; }
     [ -z "\${FEATURES:-}" ] || { printf "$FEATURES"; exit 1; }`,
   'dpkg-query': `for p in "$@"; do case $p in -*|*'$'*) ;; *) [ "$p" = "\${ABSENT:-}" ] || echo "$p installed" ;; esac; done`,
   'apt-get': `echo "apt-get $*" >> "\${0%/*}/../calls"; [ -z "\${APT_FAILS:-}" ] || { echo 'E: no such mirror'; exit 100; }`,

@@ -24,10 +24,14 @@ export async function goCommand(): Promise<string> {
   return join(directory, 'go/bin/go')
 }
 
-/** `go build` in `directory`, with the versions that its go.mod and go.sum name and no others. */
+/** The command for `go build ARGS`, with the versions that go.mod and go.sum say where it is run, and no others. */
+export async function goBuildCommand(args: readonly string[]): Promise<string[]> {
+  return ['env', 'CGO_ENABLED=0', 'GOFLAGS=-mod=readonly -buildvcs=false', 'GOTOOLCHAIN=local', await goCommand(), 'build', ...args]
+}
+
+/** `go build ARGS` in `directory`. */
 export async function goBuild(directory: string, args: readonly string[], buildTimeoutMs = timeoutMs): Promise<void> {
-  const env = ['env', 'CGO_ENABLED=0', 'GOFLAGS=-mod=readonly -buildvcs=false', 'GOTOOLCHAIN=local']
-  await mustRun(['sh', '-c', 'cd "$0" && exec "$@"', directory, ...env, await goCommand(), 'build', ...args], { timeoutMs: buildTimeoutMs })
+  await mustRun(['sh', '-c', 'cd "$0" && exec "$@"', directory, ...await goBuildCommand(args)], { timeoutMs: buildTimeoutMs })
 }
 
 if (import.meta.main) console.log(await goCommand())
