@@ -68,7 +68,7 @@ describe('a Gateway of the class sidestep-ingress', () => {
     expect(conditions(translate(edge([grpcOnly]), under('shop/r')), 'HTTPRoute shop/r')).toEqual(['!NotAllowedByListeners ResolvedRefs'])
     expect(translate(edge([listener('http', { allowedRoutes: { kinds: [{ kind: 'TCPRoute' }] } })])).findings.get('Gateway shop/edge')?.problems.join()).toMatch(/InvalidRouteKinds/)
     const tls = make('TLSRoute', 'shop/t', { parentRefs: [{ name: 'edge' }], hostnames: ['a.com'], rules })
-    expect(conditions(translate(edge([listener('http')]), tls), 'TLSRoute shop/t')).toEqual(['!UnsupportedValue ResolvedRefs'])
+    expect(conditions(translate(edge([listener('http')]), tls), 'TLSRoute shop/t')).toEqual(['!NotAllowedByListeners ResolvedRefs'])
   })
 
   test('chooses listeners by name and port', () => {

@@ -108,7 +108,6 @@ function atGateway(route: RouteManifest, ref: ParentReference, listeners: readon
   if (named.length === 0) return refused('NoMatchingParent', 'the Gateway has no such listener')
   const inForce = named.filter(({ listener }) => listener !== undefined)
   if (inForce.length === 0) return refused('NoMatchingParent', 'the listener is not in force')
-  if (route.kind === 'TLSRoute' && inForce.every(({ spec }) => spec.protocol !== 'TLS')) return refused('UnsupportedValue', 'a TLSRoute attaches to listeners of the protocol TLS')
   const open = inForce.filter(({ spec, kinds, gateway }) =>
     kinds.has(route.kind) && allowsNamespace(spec.allowedRoutes.namespaces, gateway.metadata.namespace, route.metadata.namespace, world))
   if (open.length === 0) return refused('NotAllowedByListeners', 'no listener takes routes of this kind from this namespace')
