@@ -194,7 +194,7 @@ async function remove(layout: Layout): Promise<void> {
   await Promise.all(names.map((name) => new Machine(name, layout.directory).kill()))
   // It goes with the machines, but when the kernel gets to it.
   await runCommand(['ip', 'link', 'del', layout.link])
-  for (const name of names) removeCgroups(`${layout.cgroup}-${name}`)
+  for (const name of names) await removeCgroups(`${layout.cgroup}-${name}`)
   rmSync(layout.directory, { recursive: true, force: true, maxRetries: 5 })
 }
 

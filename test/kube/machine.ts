@@ -11,7 +11,6 @@ import { endProcess, identify } from '../../src/local/process-identity.ts'
 import { store } from './binaries.ts'
 
 const startTimeoutMs = 10_000
-const endTimeoutMs = 10_000
 
 /**
  * Run by bash as PID 1: $1 the cluster's directory, $2 this machine's, $3 its name, $4 where programs are kept. It stays, because a
@@ -186,5 +185,3 @@ export async function eventually<T>(what: string, timeoutMs: number, check: () =
     await sleep(pauseMs)
   }
 }
-
-export { endTimeoutMs }

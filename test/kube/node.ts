@@ -2,6 +2,7 @@
 // that kube-proxy sees what pods of one node say to each other).
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { mustRun } from '../../src/local/command.ts'
 import type { Layout } from './addresses.ts'
 import type { Binaries } from './binaries.ts'
@@ -12,6 +13,7 @@ import { pauseReference } from './images.ts'
 
 const runtimeTimeoutMs = 30_000
 const importTimeoutMs = 300_000
+const cgroupTimeoutMs = 5_000
 const cgroupRoot = '/sys/fs/cgroup'
 
 export type ProxyMode = 'iptables' | 'nftables' | 'ipvs'
@@ -43,7 +45,7 @@ export class ClusterNode {
 
   /** Machine, network and container runtime: what needs no API server yet. */
   async startMachine(control: ControlPlane, others: readonly ClusterNode[]): Promise<void> {
-    removeCgroups(this.#cgroup)
+    await removeCgroups(this.#cgroup)
     this.#makeCgroups()
     await this.machine.start()
     this.#writeFiles()
@@ -115,7 +117,7 @@ export class ClusterNode {
   /** As if its power went away: pods end without a word, and the API server is not told. */
   async kill(): Promise<void> {
     await this.machine.kill()
-    removeCgroups(this.#cgroup)
+    await removeCgroups(this.#cgroup)
   }
 
   /** Cgroups that a node has in each hierarchy, made beforehand: kubelet refuses to make its own root. */
@@ -149,24 +151,31 @@ export class ClusterNode {
   }
 }
 
-/** The v1 hierarchies that kubelet and runc use, or cgroup2's root where there are none. */
+/** The v1 hierarchies that kubelet and runc use and cgroup2 beside them, or cgroup2's root where that is all there is. */
 function hierarchies(): string[] {
-  const wanted = ['cpu', 'cpuacct', 'cpu,cpuacct', 'cpuset', 'memory', 'devices', 'freezer', 'blkio', 'pids', 'hugetlb', 'systemd']
+  const wanted = ['cpu', 'cpuacct', 'cpu,cpuacct', 'cpuset', 'memory', 'devices', 'freezer', 'blkio', 'pids', 'hugetlb', 'systemd', 'unified']
   const there = wanted.map((name) => join(cgroupRoot, name)).filter((path) => existsSync(path))
   return there.length > 0 ? there : [cgroupRoot]
 }
 
 /** Those of a node that was killed: left there, a kubelet looks for seconds at each. */
-export function removeCgroups(name: string): void {
-  const remove = (directory: string): void => {
-    for (const entry of readdirSync(directory, { withFileTypes: true })) if (entry.isDirectory()) remove(join(directory, entry.name))
-    try {
-      rmdirSync(directory)
-    } catch {
-      // A process in it is still ending; the next one who starts or removes this node tries again.
-    }
+export async function removeCgroups(name: string): Promise<void> {
+  const deadline = performance.now() + cgroupTimeoutMs
+  for (;;) {
+    const left = hierarchies().map((hierarchy) => join(hierarchy, name)).filter((own) => existsSync(own))
+    if (left.length === 0 || performance.now() > deadline) return
+    left.forEach(removeTree)
+    await sleep(20)
   }
-  for (const hierarchy of hierarchies()) if (existsSync(join(hierarchy, name))) remove(join(hierarchy, name))
+}
+
+function removeTree(cgroup: string): void {
+  try {
+    for (const entry of readdirSync(cgroup, { withFileTypes: true })) if (entry.isDirectory()) removeTree(join(cgroup, entry.name))
+    rmdirSync(cgroup)
+  } catch {
+    // A process in it is still ending, or the kernel was quicker; whoever called looks again.
+  }
 }
 
 function cniConfiguration(pods: { readonly v4: string; readonly v6: string }): Record<string, unknown> {
