@@ -184,9 +184,9 @@ async function merge(paths: readonly string[]): Promise<Merged> {
     isAnyThere = true
     let parsed: z.infer<typeof kubeconfigSchema>
     try {
-      parsed = kubeconfigSchema.parse(parse(content) ?? {})
+      parsed = kubeconfigSchema.parse(parse(content, { logLevel: 'error' }) ?? {})
     } catch (cause) {
-      // The parser's words would quote the file, with its keys.
+      // The parser's words, and its warnings, would quote the file with its keys.
       const where = cause instanceof z.ZodError ? `: ${cause.issues[0]?.path.join('.') ?? ''}: ${cause.issues[0]?.message ?? ''}` : ''
       throw bad(`the kubeconfig ${path} cannot be understood${where}`)
     }

@@ -113,6 +113,8 @@ export class HttpTransport {
         },
         ...(ask.body && { body: ask.body.text }),
       })
+      // Whoever reads it is told; a body that nobody reads to its end must not end the process.
+      body.on('error', () => {})
       return { status: statusCode, retryAfterMs: retryAfter(headers['retry-after']), body }
     } catch (cause) {
       throw transportError(ask, cause)
