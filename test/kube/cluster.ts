@@ -148,6 +148,11 @@ export class Cluster {
     }, 200)
   }
 
+  /** When its kubelet was last heard of. */
+  async #lease(name: string): Promise<string> {
+    return (await this.tryKubectl(['-n', 'kube-node-lease', 'get', 'lease', name, '-o', 'jsonpath={.spec.renewTime}'])).stdout
+  }
+
   /** Imports archives of images on every node. */
   async load(archives: readonly string[]): Promise<void> {
     await Promise.all(this.nodes.map((node) => node.load(archives)))
@@ -156,8 +161,10 @@ export class Cluster {
   /** Power back on after `node.kill()`: what was on its disk is there, its pods are started anew. Returns when it is ready. */
   async startNode(name: string): Promise<void> {
     const node = this.node(name)
+    const before = await this.#lease(name)
     await node.startMachine(this.control, this.nodes)
     await Promise.all([node.startKubelet(), node.startProxy()])
+    await eventually(`the kubelet of ${name} speaks`, readyTimeoutMs, async () => ((await this.#lease(name)) === before ? undefined : true))
     await this.waitForNode(name)
   }
 

@@ -151,13 +151,13 @@ export class Machine {
 
   /** Starts a program that stays. Its output is in `logs/NAME.log`. */
   async startService(name: string, argv: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<void> {
-    const script = 'name=$1; shift; setsid "$@" </dev/null >>"/run/machine/logs/$name.log" 2>&1 & echo $! > "/run/$1.pid.new"; mv "/run/$1.pid.new" "/run/service-$name.pid"'
-    await this.mustRun(['sh', '-c', script.replaceAll('/run/$1.pid.new', '/run/service-$name.new'), 'sh', name, ...argv], { env: { ...environment, ...env } })
+    const script = 'name=$1; shift; setsid "$@" </dev/null >>"/run/machine/logs/$name.log" 2>&1 & echo $! > "/run/service-$name.pid"'
+    await this.mustRun(['sh', '-c', script, 'sh', name, ...argv], { env: { ...environment, ...env } })
   }
 
-  /** Ends a service with SIGTERM, or with `signal`; returns when it is gone. Nothing happens if it does not run. */
+  /** Ends a service with SIGTERM and, if that takes more than five seconds, or at once with `signal` KILL, with SIGKILL. It may be gone already. */
   async stopService(name: string, signal: 'TERM' | 'KILL' = 'TERM'): Promise<void> {
-    const script = 'pid=$(cat "/run/service-$1.pid" 2>/dev/null) || exit 0; kill -"$2" "$pid" 2>/dev/null || exit 0; for i in $(seq 150); do [ -d "/proc/$pid" ] || exit 0; sleep .1; done; kill -KILL "$pid"'
+    const script = 'pid=$(cat "/run/service-$1.pid" 2>/dev/null) || exit 0; kill -"$2" "$pid" 2>/dev/null || exit 0; for i in $(seq 50); do [ -d "/proc/$pid" ] || exit 0; sleep .1; done; kill -KILL "$pid"'
     await this.mustRun(['sh', '-c', script, 'sh', name, signal], { timeoutMs: 30_000 })
   }
 }
