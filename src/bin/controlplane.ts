@@ -53,7 +53,7 @@ async function run(config: Config): Promise<void> {
   const tokens = await TokenIssuer.open(config.tokenKeyFile)
   const check = callerCheck(tokens, config.tokenAudience, config.clusterId)
   const xds = new XdsServer(store, {
-    authenticate: async ({ metadata }) => admitToDiscovery(await check(metadata), pods.facts.pods),
+    authenticate: async ({ metadata, peer }) => admitToDiscovery(await check(metadata, peer), pods.facts.pods),
     admitNode: (caller, { metadata }) => mayBeNode(caller, metadata),
     logger: logger.child({ component: 'xds' }),
     onPush: (push) => metrics.pushed(push),
@@ -135,7 +135,7 @@ async function run(config: Config): Promise<void> {
   xds.register(server)
   registerCaService(server, {
     authority: withinTtl(authority, config.certificateTtlSeconds, config.certificateMaxTtlSeconds),
-    authenticate: async ({ metadata }) => admitToAuthority(await check(metadata), config.trustDomain),
+    authenticate: async ({ metadata, peer }) => admitToAuthority(await check(metadata, peer), config.trustDomain),
     logger: logger.child({ component: 'ca' }),
     onOutcome: (outcome) => metrics.certificate(outcome),
   })

@@ -41,8 +41,8 @@ describe('the token of a pod', () => {
     const check = callerCheck(tokens, 'us', 'Kubernetes')
     const { text } = await tokens.issue(holder, 'us', 60)
     const authorization = `Bearer ${text}`
-    expect(await check(new Map([['authorization', authorization]]))).toEqual({ ok: true, ...holder })
-    expect(await check(new Map([['authorization', authorization], ['clusterid', 'other']]))).toMatchObject({ ok: false, code: 'unauthenticated' })
+    expect(await check(new Map([['authorization', authorization]]), '10.0.0.1:1')).toEqual({ ok: true, ...holder })
+    expect(await check(new Map([['authorization', authorization], ['clusterid', 'other']]), '10.0.0.1:1')).toMatchObject({ ok: false, code: 'unauthenticated' })
   })
 })
 

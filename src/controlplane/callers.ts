@@ -1,5 +1,5 @@
-// Who calls the control plane: whoever holds a token that we signed for our audience speaks for the node named in it, or for the
-// one pod named in it, and for no other. Refusals tell the reason, never the token.
+// Who calls the control plane: whoever holds a token for our audience (signed by us, or by Kubernetes: kube/callers.ts) speaks for
+// the node named in it, or for the one pod named in it, and for no other. Refusals tell the reason, never the token.
 import type { Identity } from '../core/identity.ts'
 import type { AuthorityOptions, Caller } from '../pki/authority.ts'
 import type { CaAdmission } from '../pki/ca-service.ts'
@@ -12,7 +12,10 @@ export type CallMetadata = ReadonlyMap<string, string>
 
 export type CallerVerdict =
   | ({ readonly ok: true } & TokenHolder)
-  | { readonly ok: false; readonly code: 'unauthenticated'; readonly because: string }
+  | { readonly ok: false; readonly code: 'unauthenticated' | 'permissionDenied'; readonly because: string }
+
+/** `peer`: address and port. Never rejects for what a caller sent. */
+export type CallerCheck = (metadata: CallMetadata, peer: string) => Promise<CallerVerdict>
 
 const sentences: Readonly<Record<TokenRefusal, string>> = {
   missing: 'there is no bearer token in the call',
@@ -26,17 +29,19 @@ const sentences: Readonly<Record<TokenRefusal, string>> = {
   badPod: 'the token names a pod in a way that is not ours',
 }
 
-/** Asks the token, and that the caller does not take us for another cluster's control plane. Never rejects for what a caller sent. */
-export function callerCheck(tokens: Pick<TokenIssuer, 'verifyHeader'>, audience: string, clusterId: string): (metadata: CallMetadata) => Promise<CallerVerdict> {
+/** Asks the token, and that the caller does not take us for another cluster's control plane. */
+export function callerCheck(tokens: Pick<TokenIssuer, 'verifyHeader'>, audience: string, clusterId: string): CallerCheck {
   return async (metadata) => {
     const verdict = await tokens.verifyHeader(metadata.get('authorization'), audience)
-    if (!verdict.ok) return { ok: false, code: 'unauthenticated', because: sentences[verdict.because] }
-    const cluster = metadata.get('clusterid')
-    if (cluster !== undefined && cluster !== clusterId) {
-      return { ok: false, code: 'unauthenticated', because: `this is the control plane of cluster ${clusterId}, not of ${JSON.stringify(cluster.slice(0, 253))}` }
-    }
-    return verdict
+    return verdict.ok ? otherCluster(metadata, clusterId) ?? verdict : { ok: false, code: 'unauthenticated', because: sentences[verdict.because] }
   }
+}
+
+/** The refusal for who names another cluster than ours. */
+export function otherCluster(metadata: CallMetadata, clusterId: string): Extract<CallerVerdict, { ok: false }> | undefined {
+  const cluster = metadata.get('clusterid')
+  if (cluster === undefined || cluster === clusterId) return undefined
+  return { ok: false, code: 'unauthenticated', because: `this is the control plane of cluster ${clusterId}, not of ${JSON.stringify(cluster.slice(0, 253))}` }
 }
 
 /** For discovery: a node as itself, a gateway's pod as the gateway that the facts say it is; no other pod. */

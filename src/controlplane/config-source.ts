@@ -9,5 +9,10 @@ export interface ConfigSource {
   /** What a person should correct, as of the last change told. */
   problems(): readonly Problem[]
   notes(): readonly Problem[]
+  /**
+   * Secrets and ConfigMaps that somebody refers to, by object key: all of them, each time. Where a source reads them only then, it
+   * resolves when each was read or is known not to be there, or could not be read in time.
+   */
+  want?(keys: ReadonlySet<string>): Promise<void>
   close(): void
 }

@@ -30,6 +30,8 @@ const nodesLookMs = 1000
 
 export interface ControlPlaneOptions {
   readonly settings?: Partial<TranslateSettings>
+  /** Whether Istio's label says, as ours, who is in the mesh: so it must be for whoever captures pods. */
+  readonly enrolsByIstioLabels?: boolean
   readonly config: ConfigSource
   readonly pods: PodSource
   readonly store: Pick<XdsStore, 'apply' | 'replace'>
@@ -49,6 +51,11 @@ export class ControlPlane {
   readonly #file: StatusFile | undefined
   #isReady = false
   #isClosed = false
+  /** Secrets and ConfigMaps that the source was asked for. */
+  #wanted: ReadonlySet<string> = new Set()
+  /** Some of those are being read, and nothing is published: gateways would be told for a moment that there is no certificate. */
+  #isReading = false
+  #heldBack: WaypointDelta | undefined
   #timer: NodeJS.Timeout | undefined
   #firstChangeMs: number | undefined
   #waypointsNotBeforeMs = 0
@@ -60,7 +67,8 @@ export class ControlPlane {
     this.#options = options
     this.#logger = options.logger
     this.#translator = new Translator({ ...defaultSettings, ...options.settings })
-    this.#residents = new Residents((namespace) => this.#translator.objects.get(`Namespace ${namespace}`)?.metadata.labels ?? {})
+    const labelsOf = (namespace: string): Readonly<Record<string, string>> => this.#translator.objects.get(`Namespace ${namespace}`)?.metadata.labels ?? {}
+    this.#residents = new Residents(labelsOf, options.enrolsByIstioLabels)
     if (options.statusFile !== undefined) this.#file = new StatusFile(options.statusFile, () => controlPlaneStatusInSlices(this.#facts), this.#logger)
   }
 
@@ -87,6 +95,8 @@ export class ControlPlane {
       this.#translator.apply(changes)
       this.#changed()
     })
+    this.#flushWaypoints(true)
+    await this.#want()?.read
     this.#isReady = true
     this.#publish(true)
     this.#nodesTimer = setInterval(() => this.#lookAtNodes(), nodesLookMs)
@@ -105,12 +115,41 @@ export class ControlPlane {
     this.#timer = setTimeout(() => this.#publish(false), ms)
   }
 
+  /** Asks the source for what gateways would use, if that is something else than before. */
+  #want(): { readonly isNew: boolean; readonly read: Promise<void> } | undefined {
+    const before = this.#wanted
+    const wanted = this.#translator.wantedObjects
+    const { config } = this.#options
+    if (!config.want || (wanted.size === before.size && wanted.isSubsetOf(before))) return undefined
+    this.#wanted = new Set(wanted)
+    const read = config.want(this.#wanted).catch((error: unknown) => {
+      this.#logger.error({ because: describeError(error) }, 'objects that gateways refer to cannot be read')
+    })
+    return { isNew: !wanted.isSubsetOf(before), read }
+  }
+
+  /** True while there is something to read first; then all that was held back is published. */
+  #isHeldBack(): boolean {
+    const asked = this.#want()
+    if (!asked?.isNew) return false
+    this.#isReading = true
+    void asked.read.then(() => {
+      this.#isReading = false
+      if (!this.#isClosed) this.#publish(false)
+    })
+    return true
+  }
+
   #publish(isWhole: boolean): void {
     this.#timer = undefined
+    if (this.#isReading) return
     this.#firstChangeMs = undefined
     const startedMs = performance.now()
+    this.#heldBack = together(this.#heldBack, this.#flushWaypoints(isWhole))
+    if (!isWhole && this.#isHeldBack()) return
+    const ofWaypoints = this.#heldBack
+    this.#heldBack = undefined
     const delta = this.#translator.flush()
-    const ofWaypoints = this.#flushWaypoints(isWhole)
     const translateMs = performance.now() - startedMs
     const { workloads, services, policies, waypoints } = this.#translator
     const all: StoreDelta = { ...delta, ...ofWaypoints }
@@ -205,7 +244,7 @@ export class ControlPlane {
 
   /** What is in force, for who writes statuses; undefined while something changed that is not translated yet. */
   view(): PlaneView | undefined {
-    return this.#isReady && this.#timer === undefined ? planeView({ translator: this.#translator, problems: this.#options.config.problems() }) : undefined
+    return this.#isReady && this.#timer === undefined && !this.#isReading ? planeView({ translator: this.#translator, problems: this.#options.config.problems() }) : undefined
   }
 
   /** For the certificate authority: true, or why the node must not have a certificate of that identity. */
@@ -221,6 +260,17 @@ export class ControlPlane {
     this.#options.pods.close()
     await this.#file?.close()
   }
+}
+
+/** What two changes, one after the other, come to. */
+function together(first: WaypointDelta | undefined, second: WaypointDelta | undefined): WaypointDelta | undefined {
+  if (!first || !second) return first ?? second
+  const waypoint = new Map(first.waypoint)
+  for (const name of second.removedWaypoint) waypoint.delete(name)
+  for (const [name, resource] of second.waypoint) waypoint.set(name, resource)
+  const removed = new Set([...first.removedWaypoint, ...second.removedWaypoint])
+  for (const name of second.waypoint.keys()) removed.delete(name)
+  return { waypoint, removedWaypoint: [...removed] }
 }
 
 function hasChanges(delta: StoreDelta): boolean {

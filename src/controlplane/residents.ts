@@ -8,12 +8,14 @@ type Labels = Readonly<Record<string, string>>
 
 export class Residents {
   readonly #namespaceLabels: (namespace: string) => Labels
+  readonly #readsIstio: boolean
   readonly #pods = new Map<string, RunningPod>()
   /** Pods of a node and account. */
   readonly #byAccount = new Map<string, Set<string>>()
 
-  constructor(namespaceLabels: (namespace: string) => Labels) {
+  constructor(namespaceLabels: (namespace: string) => Labels, readsIstio = false) {
     this.#namespaceLabels = namespaceLabels
+    this.#readsIstio = readsIstio
   }
 
   putPod(pod: RunningPod): void {
@@ -42,7 +44,7 @@ export class Residents {
     const pods = this.#byAccount.get(accountKey(node, namespace, serviceAccount))
     if (!pods) return `no pod of the service account ${namespace}/${serviceAccount} runs on node ${node}`
     const labels = this.#namespaceLabels(namespace)
-    for (const id of pods) if (isEnrolled(labels, this.#pods.get(id)?.labels ?? {})) return true
+    for (const id of pods) if (isEnrolled(labels, this.#pods.get(id)?.labels ?? {}, this.#readsIstio)) return true
     return `no pod of the service account ${namespace}/${serviceAccount} on node ${node} is labelled to be in the mesh`
   }
 }

@@ -245,6 +245,11 @@ export class Translator {
     return this.#waypoints.resources
   }
 
+  /** Object keys of the Secrets and ConfigMaps that gateways would use, as of the last `flushWaypoints`; also of those that are not there. */
+  get wantedObjects(): ReadonlySet<string> {
+    return this.#waypoints.wanted
+  }
+
   /** Objects of which there is something to say, as of the last flush of each. */
   get remarks(): ReadonlyMap<string, Remarks> {
     const all = new Map(this.#remarks)

@@ -29,6 +29,7 @@ export class WaypointBook {
   readonly #causes = new Set<string>()
   #resources: ReadonlyMap<string, WaypointResource> = new Map()
   #findings: ReadonlyMap<string, ObjectFindings> = new Map()
+  #wanted: ReadonlySet<string> = new Set()
   #remarked: readonly string[] = []
   #isStale = false
   /** Names of resources by the objects that they were made of; made when somebody asks. */
@@ -62,10 +63,11 @@ export class WaypointBook {
     if (!this.#isStale) return { waypoint, removedWaypoint: [] }
     this.#isStale = false
     const before = this.#resources
-    const { resources, findings } = this.#causes.size === 0 ? nothing : translateWaypoints(this.#objects.values(), this.#settings)
+    const { resources, findings, wanted } = this.#causes.size === 0 ? nothing : translateWaypoints(this.#objects.values(), this.#settings)
     for (const [name, resource] of resources) if (!isDeepStrictEqual(before.get(name), resource)) waypoint.set(name, resource)
     this.#resources = resources
     this.#findings = findings
+    this.#wanted = wanted
     this.#remarked = [...findings].flatMap(([key, { problems, notes }]) => (problems.length + notes.length > 0 ? [key] : []))
     this.#byObject = undefined
     return { waypoint, removedWaypoint: [...before.keys()].filter((name) => !resources.has(name)) }
@@ -74,6 +76,11 @@ export class WaypointBook {
   /** As of the last update. */
   get resources(): ReadonlyMap<string, WaypointResource> {
     return this.#resources
+  }
+
+  /** Object keys of the Secrets and ConfigMaps that it would use, as of the last update; also of those that are not there. */
+  get wanted(): ReadonlySet<string> {
+    return this.#wanted
   }
 
   /** Names of the resources that an object became a part of; of what leaves no name there, none. */
@@ -121,7 +128,7 @@ function* madeOf(name: string, resource: WaypointResource): Generator<string> {
   }
 }
 
-const nothing = { resources: new Map<string, WaypointResource>(), findings: new Map<string, ObjectFindings>() }
+const nothing = { resources: new Map<string, WaypointResource>(), findings: new Map<string, ObjectFindings>(), wanted: new Set<string>() }
 
 function roleOf(object: ManifestObject): Role {
   switch (object.kind) {

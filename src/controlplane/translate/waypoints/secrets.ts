@@ -11,15 +11,18 @@ type SecretResource = Extract<WaypointResource, { readonly kind: 'secret' }>
 
 export class Secrets {
   readonly #all: ReadonlyMap<string, SecretManifest | ConfigMapManifest>
+  readonly #wanted: Set<string>
   readonly #used = new Map<string, Set<Part>>()
 
-  /** `all` by object key. */
-  constructor(all: ReadonlyMap<string, SecretManifest | ConfigMapManifest>) {
+  /** `all` by object key. `wanted` gets the keys of those that are asked for, whether they are there or not. */
+  constructor(all: ReadonlyMap<string, SecretManifest | ConfigMapManifest>, wanted: Set<string>) {
     this.#all = all
+    this.#wanted = wanted
   }
 
   /** Why that part cannot be used; undefined if it can. */
   use(key: string, part: Part): string | undefined {
+    this.#wanted.add(key)
     const object = this.#all.get(key)
     if (!object) return `there is no ${key}`
     const { certificate, authorities, certificateProblem, authoritiesProblem } = tlsContent(object)

@@ -26,6 +26,8 @@ export interface WaypointTranslation {
   readonly resources: ReadonlyMap<string, WaypointResource>
   /** By object key; only objects of which there is something to say. */
   readonly findings: ReadonlyMap<string, ObjectFindings>
+  /** Object keys of the Secrets and ConfigMaps that somebody may use and refers to, also of those that are not there. */
+  readonly wanted: ReadonlySet<string>
 }
 
 export function translateWaypoints(objects: Iterable<ManifestObject>, settings: TranslateSettings): WaypointTranslation {
@@ -44,16 +46,17 @@ export function translateWaypoints(objects: Iterable<ManifestObject>, settings: 
   remarkUnserved(routes, world, bindings, findings)
   const parts = new Parts(routes, bindings)
   const resources = new Map<string, WaypointResource>()
+  const wanted = new Set<string>()
   for (const gateway of [...world.gateways].sort((a, b) => (fullName(a) < fullName(b) ? -1 : 1))) {
     const role = roleOf(gateway, world)
     if (role === undefined) continue
     remarkFailureMode(gateway, role === 'waypoint', findings)
-    const own = new Resources(gateway, world, parts, { security, providers, secrets }, findings)
+    const own = new Resources(gateway, world, parts, { security, providers, secrets, wanted }, findings)
     for (const resource of role === 'waypoint' ? own.ofWaypoint() : own.ofIngress()) {
       resources.set(waypointResourceName(gateway.metadata, resource), resource)
     }
   }
-  return { resources, findings: findings.result() }
+  return { resources, findings: findings.result(), wanted }
 }
 
 function ofKinds<K extends ManifestObject['kind']>(objects: readonly ManifestObject[], ...kinds: readonly K[]): Extract<ManifestObject, { kind: K }>[] {
@@ -121,6 +124,7 @@ interface Sources {
   readonly security: Security
   readonly providers: Providers
   readonly secrets: ReadonlyMap<string, SecretManifest | ConfigMapManifest>
+  readonly wanted: Set<string>
 }
 
 /** What one gateway is told. */
@@ -141,7 +145,7 @@ class Resources {
     this.#world = world
     this.#parts = parts
     this.#sources = sources
-    this.#secrets = new Secrets(sources.secrets)
+    this.#secrets = new Secrets(sources.secrets, sources.wanted)
     this.#findings = findings
   }
 
@@ -214,10 +218,15 @@ class Resources {
       const missing = this.#secrets.use(`Secret ${each}`, 'certificate')
       if (missing !== undefined) unresolved('InvalidCertificateRef', missing)
     }
-    for (const each of clientCertificates?.authorities ?? []) {
+    if (!clientCertificates) return
+    let usable = 0
+    for (const each of clientCertificates.authorities) {
       const missing = this.#secrets.use(each, 'authorities')
-      if (missing !== undefined) unresolved('InvalidCACertificateRef', missing)
+      if (missing === undefined) usable += 1
+      else unresolved('InvalidCACertificateRef', missing)
     }
+    // Still served: its handshakes fail, where nobody listening could be taken for a network that is broken.
+    if (usable === 0) this.#findings.refuseListener(objectKey(this.#gateway), name, 'NoValidCACertificate', 'of no authority that it names a certificate could be accepted')
   }
 
   /** The owner of a service that chose this gateway lets it speak for the service; others must say so in a ReferenceGrant. */
