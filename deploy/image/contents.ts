@@ -75,15 +75,17 @@ export function packageEntries(): Entry[] {
 const forTests = /\.test\.ts$|\/testing[^/]*\.ts$|arbitraries\.ts$|\/test-fixtures\.ts$|\.proto$/
 
 export function productEntries(): Entry[] {
-  const here = (path: string): Entry => ({ path: join('/app', path), from: join(checkout, path) })
-  const executable = (path: string): Entry => ({ path: join('/app', path), from: join(checkout, path), mode: 0o755 })
+  const here = (path: string): { path: string; from: string } => ({ path: join('/app', path), from: join(checkout, path) })
   return [
     here('package.json'),
     here('LICENSE'),
     ...entriesOf(join(checkout, 'src'), '/app/src', (file) => !forTests.test(file)),
     here('build/Release/sidestep.node'),
     ...entriesOf(join(checkout, 'build/bpf'), '/app/build/bpf', (file) => file.endsWith('.bpf.o')),
-    ...['build/sidestep-cni'].filter((path) => existsSync(join(checkout, path))).map(executable),
+    { ...here('build/cni/sidestep-cni'), mode: 0o755 },
+    // What `sidestep install` takes along.
+    ...['crds', 'admission', 'monitoring'].map((name) => join('deploy', name)).filter((path) => existsSync(join(checkout, path)))
+      .flatMap((path) => entriesOf(join(checkout, path), join('/app', path))),
     ...roles.map(({ program, source, flags }) => ({
       path: `/app/bin/${program}`,
       content: `#!/usr/bin/env -S node${flags.map((flag) => ` ${flag}`).join('')}\nimport '../src/bin/${source}'\n`,

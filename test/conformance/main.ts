@@ -1,0 +1,118 @@
+// `npm run conformance`: Gateway API's own conformance suite against a real cluster with Sidestep installed as users install it, and the
+// suite's reports. On the cluster of KUBECONFIG where that is set (its nodes must be able to get the images); else on a test cluster of
+// its own, which is removed afterwards.
+//
+//   npm run conformance -- [mesh|gateway]... [--test NAME] [--cluster N] [--keep] [--installed] [--reports DIRECTORY]
+//
+// With --cluster it uses the test cluster of that number and keeps it; with --installed it installs nothing.
+import { spawnSync } from 'node:child_process'
+import { mkdirSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { mustRun } from '../../src/local/command.ts'
+import { version } from '../../src/install/values.ts'
+import { meshLabel } from '../../src/model/enrolment.ts'
+import { useWaypointLabel } from '../../src/model/gateway-labels.ts'
+import { binaries } from '../kube/binaries.ts'
+import { Cluster } from '../kube/cluster.ts'
+import { runs, type RunName } from './features.ts'
+import { conformanceParts, type ConformanceParts } from './images.ts'
+
+const checkout = fileURLToPath(new URL('../..', import.meta.url))
+const node = join(checkout, 'node_modules/.bin/node')
+const waypoint = 'waypoint'
+const timeoutMs = 600_000
+const say = (line: string): void => console.error(line)
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    test: { type: 'string' }, cluster: { type: 'string' }, keep: { type: 'boolean', default: false }, installed: { type: 'boolean', default: false },
+    reports: { type: 'string', default: join(checkout, 'docs/conformance') },
+  },
+})
+
+interface Stage {
+  readonly kubeconfig: string
+  readonly kubectl: string
+  /** Addresses for Services of type LoadBalancer; undefined where the cluster gives them itself. */
+  readonly pool?: string
+}
+
+async function main(): Promise<number> {
+  const names = (positionals.length === 0 ? Object.keys(runs) : positionals) as RunName[]
+  const unknown = names.filter((name) => !Object.hasOwn(runs, name))
+  if (unknown.length > 0) throw new Error(`there is no ${unknown.join(', ')}: ${Object.keys(runs).join(' or ')}`)
+  const programs = await binaries(say)
+  const parts = await conformanceParts(programs, say)
+  const given = process.env['KUBECONFIG']
+  if (given !== undefined && given !== '') return runAll(names, parts, { kubeconfig: given, kubectl: join(programs.kube, 'kubectl') })
+  const image = await productImage()
+  const images = [...parts.images, image]
+  const cluster = values.cluster === undefined ? await Cluster.up({ mine: !values.keep, images, say }) : await openOrStart(Number(values.cluster), images)
+  try {
+    return await runAll(names, parts, { kubeconfig: cluster.kubeconfig, kubectl: cluster.kubectlPath, pool: loadBalancerPool(cluster) })
+  } finally {
+    if (!values.keep && values.cluster === undefined) await cluster.down()
+  }
+}
+
+async function openOrStart(instance: number, images: readonly string[]): Promise<Cluster> {
+  const running = await Cluster.open(instance).catch(() => undefined)
+  if (!running) return Cluster.up({ instance, images, say })
+  if (!values.installed) await running.load(images)
+  return running
+}
+
+/** In the range of services, which is routed to a node; the API server gives such low addresses last. */
+function loadBalancerPool({ layout }: Cluster): string {
+  return layout.services.v4.replace(/\.0\/\d+$/, '.128/25')
+}
+
+async function productImage(): Promise<string> {
+  const file = join(checkout, 'build/image/sidestep.tar')
+  if (!values.installed) say(await mustRun([node, join(checkout, 'deploy/image/build.ts'), '--output', file], { timeoutMs }))
+  return file
+}
+
+async function runAll(names: readonly RunName[], parts: ConformanceParts, stage: Stage): Promise<number> {
+  if (!values.installed) await install(parts, stage)
+  let worst = 0
+  for (const name of names) worst = Math.max(worst, runSuite(name, parts, stage))
+  return worst
+}
+
+async function install(parts: ConformanceParts, { kubeconfig, kubectl }: Stage): Promise<void> {
+  say(`installing Gateway API ${parts.version} and Sidestep ${version}`)
+  await mustRun([kubectl, '--kubeconfig', kubeconfig, 'apply', '--server-side', '-f', parts.crds], { timeoutMs })
+  await mustRun([node, join(checkout, 'src/bin/sidestep.ts'), 'install', '--kubeconfig', kubeconfig], { timeoutMs })
+}
+
+function runSuite(name: RunName, { suite }: ConformanceParts, { kubeconfig, pool }: Stage): number {
+  const { profiles, features } = runs[name]
+  const reports = resolve(values.reports)
+  mkdirSync(reports, { recursive: true })
+  const flags: Record<string, string | undefined> = {
+    'test.v': 'true',
+    'test.timeout': '2h',
+    'conformance-profiles': profiles.join(','),
+    'supported-features': features.join(','),
+    'gateway-class': 'sidestep-ingress',
+    'disable-parallel-tests': 'true',
+    'load-balancers': pool,
+    'run-test': values.test,
+    'organization': 'sidestep',
+    'project': 'sidestep',
+    'url': 'https://sidestep.dev',
+    'contact': 'https://sidestep.dev',
+    'version': version,
+    ...(values.test === undefined ? { 'report-output': join(reports, `${name}.yaml`) } : {}),
+    ...(name === 'mesh' ? { waypoint, 'namespace-labels': `${meshLabel}=enabled,${useWaypointLabel}=${waypoint}` } : {}),
+  }
+  const argv = Object.entries(flags).flatMap(([flag, value]) => (value === undefined ? [] : [`-${flag}=${value}`]))
+  say(`running the profiles ${profiles.join(', ')}`)
+  return spawnSync(suite, argv, { stdio: 'inherit', env: { ...process.env, KUBECONFIG: kubeconfig } }).status ?? 1
+}
+
+process.exitCode = await main()
