@@ -180,7 +180,8 @@ describe('an ingress', () => {
   test('says which certificates and authorities it cannot use', () => {
     const frontend = { tls: { frontend: { default: { validation: { caCertificateRefs: [{ group: '', kind: 'ConfigMap', name: 'ca' }] } } } } }
     const about = edge([https], frontend)
-    expect(world(about).problems(about)).toEqual(['listener https: there is no Secret shop/c (InvalidCertificateRef)', 'listener https: there is no ConfigMap shop/ca (InvalidCACertificateRef)'])
+    expect(world(about).problems(about)).toEqual(['listener https: there is no Secret shop/c (InvalidCertificateRef)', 'listener https: there is no ConfigMap shop/ca (InvalidCACertificateRef)',
+      'listener https: of no authority that it names a certificate could be accepted (NoValidCACertificate)'])
     const broken = secret('shop/c', { 'tls.crt': leaf.pem, 'tls.key': 'x' })
     const { problems, get } = world(about, broken, object('ConfigMap', 'shop/ca', { data: { 'ca.crt': leaf.pem } }))
     expect(problems(about)).toEqual([expect.stringContaining('the Secret shop/c cannot be used: tls.key has no private key')])
