@@ -3,9 +3,11 @@
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import { authzCommand } from '../cli/authz.ts'
-import { checkCommand } from '../cli/check.ts'
+import { checkCommand, type LookAtCluster } from '../cli/check.ts'
 import { demoCommand } from '../cli/demo.ts'
-import type { ClusterOptions, ConnectedCluster } from '../cli/cluster.ts'
+import { Cluster, type ClusterOptions, type ConnectedCluster } from '../cli/cluster.ts'
+import { checkAfter } from '../cli/cluster-check-after.ts'
+import { checkBefore } from '../cli/cluster-check-before.ts'
 import { egressCommand } from '../cli/egress.ts'
 import { readInstallFiles } from '../cli/install-files.ts'
 import { installCommand, upgradeCommand } from '../cli/install.ts'
@@ -31,6 +33,15 @@ async function connect({ kubeconfig, context }: ClusterOptions): Promise<Connect
 }
 const installFiles = (): InstallFiles => readInstallFiles(fileURLToPath(new URL('../../deploy', import.meta.url)))
 
+const lookAtCluster: LookAtCluster = async ({ isBefore, namespace, ...options }) => {
+  const { api, close } = await connect(options)
+  try {
+    return isBefore ? await checkBefore(new Cluster(api), { namespace }) : await checkAfter(new Cluster(api), namespace)
+  } finally {
+    close()
+  }
+}
+
 const program = new Command('sidestep')
   .description('A service mesh without sidecars: identity, mTLS and policy for every pod, redirected by eBPF.')
   .addCommand(installCommand(connect, installFiles))
@@ -52,7 +63,7 @@ const program = new Command('sidestep')
   .addCommand(logsCommand())
   .addCommand(runCommand())
   .addCommand(demoCommand(localControl, { watchWire }, fileURLToPath(new URL('../../examples', import.meta.url))))
-  .addCommand(checkCommand(surveyHost))
+  .addCommand(checkCommand(surveyHost, lookAtCluster))
 
 try {
   await program.parseAsync()

@@ -13,7 +13,7 @@ afterEach(() => {
 
 async function run(features: readonly Feature[], ...args: string[]): Promise<string> {
   let printed = ''
-  const command = checkCommand(async () => features, (text) => (printed += text)).exitOverride()
+  const command = checkCommand(async () => features, async () => [bad], (text) => (printed += text)).exitOverride()
   command.configureOutput({ writeErr: () => {} })
   await command.parseAsync(args, { from: 'user' })
   return printed

@@ -1,21 +1,47 @@
-// `sidestep check`: what this kernel and host offer, row by row, and what to do where something is missing. Prints what it
-// is handed; it never looks at the machine itself.
+// `sidestep check`: what this kernel and host offer, or how a cluster is, row by row, and what to do where something is not right.
+// Prints what it is handed; it never looks at the machine itself.
 import { Command, Option } from 'commander'
+import { systemNamespace } from '../model/kubernetes-names.ts'
 import type { Feature, FeatureStatus } from '../model/feature.ts'
 import { isUsable } from '../model/feature.ts'
+import { addClusterOptions, type ClusterOptions } from './cluster.ts'
+
+interface CheckOptions extends ClusterOptions {
+  readonly output: 'table' | 'json'
+  readonly cluster?: boolean
+  readonly pre?: boolean
+  readonly namespace: string
+}
+
+/** Looks at a cluster: before an installation (`isBefore`), or at one. */
+export type LookAtCluster = (options: ClusterOptions & { readonly isBefore: boolean; readonly namespace: string }) => Promise<readonly Feature[]>
 
 /** `survey` reads the machine; bin has it from the kernel room. A fail sets the exit code to 1. */
-export function checkCommand(survey: () => Promise<readonly Feature[]>, print: (text: string) => void = console.log): Command {
-  return new Command('check')
-    .description('show what this kernel and host offer, and what to do where something is missing')
+export function checkCommand(survey: () => Promise<readonly Feature[]>, lookAtCluster: LookAtCluster, print: (text: string) => void = console.log): Command {
+  return addClusterOptions(new Command('check').description('show what this machine offers, or with --cluster or --pre how a Kubernetes cluster is'))
     .addOption(new Option('-o, --output <form>', 'how to show it').choices(['table', 'json']).default('table'))
-    .addHelpText('after', '\nThe exit code is 1 where something is missing without which Sidestep cannot run.\n\nExample:\n  sidestep check -o json')
-    .action(async ({ output }: { output: 'table' | 'json' }) => {
-      const features = await survey()
+    .option('--pre', 'whether Sidestep can be installed in the cluster')
+    .option('--cluster', 'whether the Sidestep of the cluster is as it should be: parts, captured pods, certificates, policies')
+    .option('-n, --namespace <namespace>', 'where Sidestep is installed there, or is to be', systemNamespace)
+    .addHelpText('after', `
+Without --pre, --cluster, --kubeconfig or --context it looks at the kernel of this machine and needs no cluster; run it on a node to see
+what that node can do. The exit code is 1 where something is missing or wrong without which it cannot work.
+
+Examples:
+  sidestep check -o json
+  sidestep check --pre
+  sidestep check --cluster`)
+    .action(async ({ output, cluster, pre, ...options }: CheckOptions) => {
+      const isCluster = cluster === true || pre === true || options.kubeconfig !== undefined || options.context !== undefined
+      const features = isCluster ? await lookAtCluster({ ...options, isBefore: pre === true }) : await survey()
       const ok = isUsable(features)
-      print(output === 'json' ? JSON.stringify({ ok, features }, null, 2) : featureTable(features))
+      print(output === 'json' ? JSON.stringify({ ok, features }, null, 2) : isCluster && pre !== true ? installationTable(features) : featureTable(features))
       if (!ok) process.exitCode = 1
     })
+}
+
+function installationTable(features: readonly Feature[]): string {
+  return [...featureRows(features), '', summary(features, 'The mesh is as it should be.', 'The mesh is not as it should be.')].join('\n')
 }
 
 /** The table with a summary below; a row that did not pass has its remedy under it. */

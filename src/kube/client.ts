@@ -193,7 +193,9 @@ export class KubeClient implements KubeApi, WatchApi {
   }
 
   async #object(method: HttpRequest['method'], path: string, query: Query, body: { type: string; value: unknown } | undefined, options: CallOptions): Promise<KubeObject> {
-    const value = await this.#call(method, path, query, body, options)
+    const answer = await this.#call(method, path, query, body, options)
+    // The list of what the core group has is the one answer that does not say its own version.
+    const value = isRecord(answer) && answer['kind'] === 'APIResourceList' ? { apiVersion: 'v1', ...answer } : answer
     if (!isRecord(value) || typeof value['kind'] !== 'string' || typeof value['apiVersion'] !== 'string') throw notKubernetes(method, path)
     // Answers of a few calls, as TokenReview, have metadata without a name; it is there all the same.
     return (isRecord(value['metadata']) ? value : { ...value, metadata: {} }) as unknown as KubeObject
