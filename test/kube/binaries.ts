@@ -49,7 +49,7 @@ export async function binaries(say: Say): Promise<Binaries> {
 }
 
 /** The directory with the program that the Go module in test/kube/go/NAME is. */
-async function built(name: string, what: string, say: Say, args: readonly string[] = ['-ldflags', '-s -w']): Promise<string> {
+export async function built(name: string, what: string, say: Say, args: readonly string[] = ['-ldflags', '-s -w']): Promise<string> {
   const source = join(here, 'go', name)
   const hash = createHash('sha256').update(args.join(' ')).update(process.arch)
   for (const file of readdirSync(source).toSorted()) hash.update(file).update(readFileSync(join(source, file)))

@@ -5,8 +5,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, w
 import { join } from 'node:path'
 import { z } from 'zod'
 import { MeshError } from '../../src/core/errors.ts'
-import type { CommandOptions, CommandResult } from '../../src/local/command.ts'
-import { mustRun, runCommand } from '../../src/local/command.ts'
+import { runCommand } from '../../src/local/command.ts'
 import { identify, isAlive, processIdentitySchema } from '../../src/local/process-identity.ts'
 import { addons } from './addons.ts'
 import type { Layout } from './addresses.ts'
@@ -15,6 +14,7 @@ import type { Binaries, Say } from './binaries.ts'
 import { binaries } from './binaries.ts'
 import { ControlPlane } from './control-plane.ts'
 import { clusterImages } from './images.ts'
+import { Kubectl } from './kubectl.ts'
 import { eventually, Machine } from './machine.ts'
 import type { ProxyMode } from './node.ts'
 import { ClusterNode, removeCgroups } from './node.ts'
@@ -42,15 +42,15 @@ const recordSchema = z.object({
 })
 type ClusterRecord = z.infer<typeof recordSchema>
 
-export class Cluster {
+export class Cluster extends Kubectl {
   readonly layout: Layout
   readonly control: ControlPlane
   readonly nodes: readonly ClusterNode[]
-  readonly #binaries: Binaries
 
   private constructor(record: ClusterRecord, programs: Binaries) {
-    this.layout = layoutOf(record.instance)
-    this.#binaries = programs
+    const layout = layoutOf(record.instance)
+    super(join(programs.kube, 'kubectl'), join(layout.directory, 'admin.kubeconfig'))
+    this.layout = layout
     this.control = new ControlPlane(this.layout, programs)
     this.nodes = record.nodes.map((name, index) => new ClusterNode(name, index, this.layout, programs, record.proxyMode))
   }
@@ -86,15 +86,6 @@ export class Cluster {
     return new Cluster(record, await binaries(() => {}))
   }
 
-  get kubeconfig(): string {
-    return join(this.layout.directory, 'admin.kubeconfig')
-  }
-
-  /** The kubectl of the cluster's own version. */
-  get kubectlPath(): string {
-    return join(this.#binaries.kube, 'kubectl')
-  }
-
   async #start(images: readonly string[], say: Say): Promise<void> {
     const startedMs = performance.now()
     const saySince = (what: string): void => say(`${what} after ${((performance.now() - startedMs) / 1000).toFixed(1)} s`)
@@ -113,25 +104,6 @@ export class Cluster {
     await this.kubectl(['-n', 'kube-system', 'rollout', 'status', 'deployment/coredns', `--timeout=${readyTimeoutMs / 1000}s`])
     await eventually('the default service account', readyTimeoutMs, async () => ((await this.tryKubectl(['get', 'serviceaccount', 'default'])).code === 0 ? true : undefined))
     saySince('name server ready')
-  }
-
-  /** Standard output. COMMAND_FAILED with what kubectl said if it fails. */
-  kubectl(args: readonly string[], options: CommandOptions = {}): Promise<string> {
-    return mustRun([this.kubectlPath, '--kubeconfig', this.kubeconfig, ...args], options)
-  }
-
-  tryKubectl(args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-    return runCommand([this.kubectlPath, '--kubeconfig', this.kubeconfig, ...args], options)
-  }
-
-  /** YAML or JSON, any number of objects. */
-  async apply(yaml: string): Promise<void> {
-    await this.kubectl(['apply', '--server-side', '--force-conflicts', '-f', '-'], { input: yaml })
-  }
-
-  /** `kubectl get ARGS -o json`, parsed. */
-  async get<T>(...args: readonly string[]): Promise<T> {
-    return JSON.parse(await this.kubectl(['get', ...args, '-o', 'json'])) as T
   }
 
   node(name: string): ClusterNode {

@@ -175,13 +175,13 @@ function machineProcesses(directory: string): number[] {
   })
 }
 
-/** Waits until `check` says something else than undefined. COMMAND_FAILED with `what` after `timeoutMs`. */
-export async function eventually<T>(what: string, timeoutMs: number, check: () => Promise<T | undefined>, pauseMs = 100): Promise<T> {
+/** Waits until `check` says something else than undefined. COMMAND_FAILED with `what`, and with what was seen instead, after `timeoutMs`. */
+export async function eventually<T>(what: string, timeoutMs: number, check: () => Promise<T | undefined>, pauseMs = 100, seen: () => string = () => ''): Promise<T> {
   const deadline = performance.now() + timeoutMs
   for (;;) {
     const found = await check()
     if (found !== undefined) return found
-    if (performance.now() > deadline) throw new MeshError('COMMAND_FAILED', `waited ${timeoutMs / 1000} s in vain: ${what}`)
+    if (performance.now() > deadline) throw new MeshError('COMMAND_FAILED', `waited ${timeoutMs / 1000} s in vain: ${what}${seen() === '' ? '' : `; instead ${seen()}`}`)
     await sleep(pauseMs)
   }
 }
