@@ -329,7 +329,7 @@ describe('writes', () => {
   })
 
   it('of events are taken and counted', async () => {
-    const recorder = new EventRecorder({ api: admin, log: silentLogger, controller: 'sidestep.dev/test', instance: 'test-1', limits: { repeatMs: 10 } })
+    const recorder = new EventRecorder({ api: admin, log: silentLogger, controller: 'sidestep.dev/test', instance: 'test-1', limits: { repeatMs: 0 } })
     opened.push(recorder)
     const node = await admin.get('/api/v1/namespaces/default')
     const event = { type: 'Warning', reason: 'NotCaptured', action: 'Capture', note: 'x'.repeat(5_000) } as const
