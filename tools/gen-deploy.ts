@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { stringify } from 'yaml'
 import { z } from 'zod'
 import { readInstallFiles } from '../src/cli/install-files.ts'
-import type { InstallObject } from '../src/install/common.ts'
+import { yamlStyle, type InstallObject } from '../src/install/common.ts'
 import { installGroups, installObjects, type InstallFiles } from '../src/install/objects.ts'
 import { installValues, readValues, version, type InstallValues } from '../src/install/values.ts'
 import { conditionOf, placeholders, template } from './helm-template.ts'
@@ -28,7 +28,7 @@ function filesIn(directory: string): string[] {
 /** Every generated file by its path below deploy/. */
 export function deployFiles(files: InstallFiles): ReadonlyMap<string, string> {
   const written = new Map<string, string>()
-  const yaml = (objects: readonly unknown[]): string => objects.map((object) => stringify(object, { lineWidth: 0, aliasDuplicateObjects: false })).join('---\n')
+  const yaml = (objects: readonly unknown[]): string => objects.map((object) => stringify(object, yamlStyle)).join('---\n')
   const values = readValues({})
   written.set('manifests/sidestep.yaml', banner + yaml(installObjects(values, files)))
   const monitored = { ...values, monitoring: { ...values.monitoring, podMonitors: true, alerts: true, dashboards: true } }
@@ -43,7 +43,7 @@ export function deployFiles(files: InstallFiles): ReadonlyMap<string, string> {
     const text = template(group.name === 'crds' ? objects.map(kept) : objects)
     written.set(`${chart}/templates/${group.name}.yaml`, banner + (group.when === undefined ? text : `{{- if ${conditionOf(group.when(holes))} }}\n${text}{{- end }}\n`))
   }
-  written.set(`${chart}/Chart.yaml`, banner + stringify(chartFile))
+  written.set(`${chart}/Chart.yaml`, banner + stringify(chartFile, yamlStyle))
   written.set(`${chart}/values.yaml`, banner + valuesText(installValues))
   written.set(`${chart}/values.schema.json`, `${JSON.stringify(valuesSchema(), null, 2)}\n`)
   written.set(`${chart}/templates/NOTES.txt`, notes)
@@ -82,7 +82,7 @@ function valuesText(schema: z.ZodType, indent = ''): string {
   if (!(inner instanceof z.ZodObject)) throw new Error('not a group of values')
   return Object.entries(inner.shape).filter(([name]) => indent !== '' || name !== 'namespace').map(([name, each]) => {
     if (!(each instanceof z.ZodDefault)) return `${indent}${name}:\n${valuesText(each as z.ZodType, `${indent}  `)}`
-    const value = stringify({ [name]: each.def.defaultValue as unknown }, { lineWidth: 0 }).trimEnd().split('\n').map((line) => `${indent}${line}\n`).join('')
+    const value = stringify({ [name]: each.def.defaultValue as unknown }, yamlStyle).trimEnd().split('\n').map((line) => `${indent}${line}\n`).join('')
     return `${wrapped(each.description ?? '', `${indent}# `)}${value}`
   }).join('')
 }

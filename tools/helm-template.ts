@@ -5,6 +5,7 @@
 // a text where it is made part of one; a list or a map one with a single odd element, so that it may be spread.
 import { stringify } from 'yaml'
 import { z } from 'zod'
+import { yamlStyle } from '../src/install/common.ts'
 
 const [open, close] = ['\u27e6', '\u27e7']
 
@@ -52,7 +53,7 @@ export function template(objects: readonly unknown[]): string {
     marks.set(name, { kind, expression })
     return name
   }
-  const documents = objects.map((object) => stringify(marked(object, mark), { lineWidth: 0, aliasDuplicateObjects: false }))
+  const documents = objects.map((object) => stringify(marked(object, mark), yamlStyle))
   // What Helm would take for its own.
   const text = documents.join('---\n').replaceAll('{{', '{{ "{{" }}')
   return text.split('\n').map((line) => withExpressions(line, marks)).join('\n')

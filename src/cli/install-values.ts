@@ -4,20 +4,7 @@ import { readFileSync } from 'node:fs'
 import { parse, YAMLParseError } from 'yaml'
 import { z } from 'zod'
 import { MeshError } from '../core/errors.ts'
-import { installValues } from '../install/values.ts'
-
-export type GivenValues = Readonly<Record<string, unknown>>
-
-/** Maps are merged, everything else replaced; null takes back what was said before. */
-export function mergeValues(under: GivenValues, over: GivenValues): GivenValues {
-  const merged: Record<string, unknown> = { ...under }
-  for (const [name, value] of Object.entries(over)) {
-    const before = merged[name]
-    if (value === null) delete merged[name]
-    else merged[name] = isRecord(before) && isRecord(value) ? mergeValues(before, value) : value
-  }
-  return merged
-}
+import { installValues, isRecord, mergeValues, type GivenValues } from '../install/values.ts'
 
 /** Files first, then `--set`. Throws BAD_CONFIG. */
 export function givenValues(files: readonly string[], sets: readonly string[], before: GivenValues = {}): GivenValues {
@@ -71,8 +58,4 @@ function yamlOf(value: string, whole: string): unknown {
   } catch (cause) {
     throw new MeshError('BAD_CONFIG', `--set ${JSON.stringify(whole)}: its value is no YAML`, { cause })
   }
-}
-
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

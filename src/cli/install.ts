@@ -4,10 +4,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { stringify } from 'yaml'
 import { MeshError } from '../core/errors.ts'
-import type { InstallObject } from '../install/common.ts'
+import { yamlStyle, type InstallObject } from '../install/common.ts'
 import { installGroups, type InstallFiles } from '../install/objects.ts'
 import { nameOf, objectText, readRecord, recordName, recordObject, refusedSkip, type InstallRecord } from '../install/record.ts'
-import { readValues, version, type InstallValues } from '../install/values.ts'
+import { readValues, version, type GivenValues, type InstallValues } from '../install/values.ts'
 import { isNotFound } from '../kube/answers.ts'
 import { controlPlaneName, systemNamespace, ztunnelName } from '../model/kubernetes-names.ts'
 import { addClusterOptions, Cluster, fieldOf, listOf, textOf, type ClusterOptions, type Connect } from './cluster.ts'
@@ -15,7 +15,7 @@ import { checkBefore, isFit } from './cluster-check-before.ts'
 import { changes } from './cluster-diff.ts'
 import { findingsTable } from './cluster-findings.ts'
 import { objectsBelow } from './install-files.ts'
-import { givenValues, type GivenValues } from './install-values.ts'
+import { givenValues } from './install-values.ts'
 import { standardOutput, visible, type Output } from './output.ts'
 import { waitForRollout } from './rollout.ts'
 
@@ -137,7 +137,7 @@ async function check(cluster: Cluster, { checks, gatewayApiCrds }: InstallOption
 
 function yamlOf(values: InstallValues, files: InstallFiles): string {
   const objects = installGroups(files).flatMap((group) => (group.when?.(values) === false ? [] : group.objects(values)))
-  return objects.map((object) => stringify(object, { lineWidth: 0, aliasDuplicateObjects: false })).join('---\n').trimEnd()
+  return objects.map((object) => stringify(object, yamlStyle)).join('---\n').trimEnd()
 }
 
 interface Plan {

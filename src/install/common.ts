@@ -56,3 +56,6 @@ export function variables(settings: Readonly<Record<string, string>>): Json[] {
 export function scrapeAnnotations(port: number): Readonly<Record<string, string>> {
   return { 'prometheus.io/scrape': 'true', 'prometheus.io/port': `${port}`, 'prometheus.io/path': '/metrics' }
 }
+
+/** How objects are written as YAML: as readers of YAML 1.1, which those of Kubernetes are, take it for the same. */
+export const yamlStyle = { lineWidth: 0, aliasDuplicateObjects: false, version: '1.1' } as const

@@ -101,9 +101,27 @@ export const installValues = z.strictObject({
 })
 export type InstallValues = z.infer<typeof installValues>
 
+/** As somebody gave them: without defaults, and not checked yet. */
+export type GivenValues = Readonly<Record<string, unknown>>
+
+export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+/** As Helm does it: maps are merged, everything else is replaced, and null takes away what was there. */
+export function mergeValues(under: GivenValues, over: GivenValues): GivenValues {
+  const merged = new Map(Object.entries(under))
+  for (const [name, value] of Object.entries(over)) {
+    const before = merged.get(name)
+    if (value === null) merged.delete(name)
+    else merged.set(name, isRecord(before) && isRecord(value) ? mergeValues(before, value) : value)
+  }
+  return Object.fromEntries(merged)
+}
+
 /** Fills in defaults. Throws BAD_CONFIG with every wrong value named. */
-export function readValues(given: unknown): InstallValues {
-  const parsed = installValues.safeParse(given ?? {})
+export function readValues(given: GivenValues): InstallValues {
+  const parsed = installValues.safeParse(mergeValues(installValues.parse({}), given))
   const problems = parsed.success
     ? [...contradictions(parsed.data)]
     : parsed.error.issues.map((issue) => `${issue.path.join('.') || 'values'}: ${issue.message}`)

@@ -182,7 +182,8 @@ function volumes({ node }: InstallValues): Json[] {
         ],
       },
     },
-    // Not there before the control plane's first start; the ztunnel reads it again for each connection.
-    { name: 'trust', configMap: { name: trustConfigMap, optional: true } },
+    // Written by the control plane at its first start. Until then the kubelet tries again within seconds, where an optional one would be
+    // looked at a minute later.
+    { name: 'trust', configMap: { name: trustConfigMap } },
   ]
 }

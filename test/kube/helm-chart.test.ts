@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { parseAllDocuments, stringify } from 'yaml'
 import { readInstallFiles } from '../../src/cli/install-files.ts'
-import type { InstallObject } from '../../src/install/common.ts'
+import { yamlStyle, type InstallObject } from '../../src/install/common.ts'
 import { installObjects } from '../../src/install/objects.ts'
 import { readValues } from '../../src/install/values.ts'
 import { built } from './binaries.ts'
@@ -31,9 +31,9 @@ const everything = {
     replicas: 5, logLevel: 'debug', resources: { requests: { cpu: 1, memory: '2Gi' }, limits: { memory: '4Gi' } }, settings: { SIDESTEP_MAX_CONNECTIONS: '1000000', SIDESTEP_CRL_FILE: '"quoted" {{ .Values }}' },
     nodeSelector: { pool: 'system' }, tolerations: [{ key: 'system', operator: 'Exists', effect: 'NoSchedule' }], podAnnotations: { 'example.com/a': 'b: c' }, priorityClassName: '',
   },
-  ztunnel: { drainSeconds: 1_000_000, gracePeriodSeconds: 1_000_001, accessLog: 'off', resources: {}, settings: { SIDESTEP_Z: 'true' } },
+  ztunnel: { drainSeconds: 1_000_000, gracePeriodSeconds: 1_000_001, accessLog: 'off', resources: { requests: { cpu: null } }, settings: { SIDESTEP_Z: 'true' } },
   agent: { logLevel: 'warn', resources: { limits: { cpu: '500m' } }, settings: { SIDESTEP_B: 'b', SIDESTEP_A: '' } },
-  node: { nodeSelector: {}, tolerations: [], podAnnotations: { x: 'y' }, maxSurge: 3, cniConfigDirectory: '/var/lib/cni/net.d', runtimeDirectory: '/run/crio', runtimeSocket: 'crio.sock' },
+  node: { nodeSelector: { 'kubernetes.io/os': null, pool: 'mesh' }, tolerations: [], podAnnotations: { x: 'y' }, maxSurge: 3, cniConfigDirectory: '/var/lib/cni/net.d', runtimeDirectory: '/run/crio', runtimeSocket: 'crio.sock' },
   monitoring: { podMonitors: true, alerts: true, dashboards: true, labels: { release: 'prometheus' } },
 }
 const cases: readonly (readonly [string, object, string])[] = [
@@ -45,7 +45,7 @@ const cases: readonly (readonly [string, object, string])[] = [
 
 function render(values: object, namespace: string): InstallObject[] {
   const file = join(scratch, 'values.yaml')
-  writeFileSync(file, stringify(values))
+  writeFileSync(file, stringify(values, yamlStyle))
   const text = execFileSync(helm, ['template', 'sidestep', chart, '--namespace', namespace, '--values', file], { encoding: 'utf8', stdio: 'pipe', maxBuffer: 64 << 20 })
   return parseAllDocuments(text).flatMap((document) => {
     expect(document.errors).toEqual([])
