@@ -1,6 +1,6 @@
 // The CA's directory: keys and certificates of each root with its intermediate, and state.json, which says what is in force. Never
 // overwrites a key or certificate. A directory that lacks something is an error that names it, because a CA made anew over a broken
-// one would cut off every node that trusts the old root.
+// one would cut off every node that trusts the old root. The same files may be kept elsewhere, by an AuthorityStore.
 import { createPrivateKey, createPublicKey } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { mkdtemp, readFile, readdir, rename, rm } from 'node:fs/promises'
@@ -36,11 +36,40 @@ export interface Signer {
   readonly intermediate: Issuer
 }
 
-const rootLifetimeMs = 10 * 365 * 86_400_000
-const stateFile = 'state.json'
-const ownStateFile = 'own-state.json'
+/** Where the files of a CA are kept. */
+export interface AuthorityStore {
+  /** As it is now; made anew if there is nothing at all, and nothing was there before. Throws BAD_CONFIG. */
+  open(trustDomain: string, nowMs: number): Promise<AuthorityState>
+  /** As it is now, beside an intermediate of one's own; nothing at all is a state without revocations. Throws BAD_CONFIG. */
+  openOwn(trustDomain: string): Promise<AuthorityState>
+  /** Of each root in force. Throws BAD_CONFIG with what is missing or does not fit. */
+  signers(rotation: Rotation): Promise<Map<string, Signer>>
+  /** Makes a new root and intermediate, and returns their name; a state that names them must be saved next. */
+  createSigner(trustDomain: string, nowMs: number): Promise<string>
+  /** False if somebody else changed the state since it was opened or saved last: then nothing is saved. */
+  save(state: AuthorityState): Promise<boolean>
+}
 
-const files = (name: string): Record<'rootCertificate' | 'rootKey' | 'certificate' | 'key', string> => ({
+/** A directory that is one process's alone. */
+export function directoryStore(directory: string): AuthorityStore {
+  return {
+    open: (trustDomain, nowMs) => openDirectory(directory, trustDomain, nowMs),
+    openOwn: (trustDomain) => openOwnState(directory, trustDomain),
+    signers: (rotation) => loadSigners(directory, rotation),
+    createSigner: (trustDomain, nowMs) => createSigner(directory, trustDomain, nowMs),
+    save: async (state) => {
+      await writeState(directory, state)
+      return true
+    },
+  }
+}
+
+const rootLifetimeMs = 10 * 365 * 86_400_000
+export const stateFile = 'state.json'
+export const ownStateFile = 'own-state.json'
+
+/** Names of the files of a root. */
+export const signerFiles = (name: string): Record<'rootCertificate' | 'rootKey' | 'certificate' | 'key', string> => ({
   rootCertificate: `root-${name}.pem`,
   rootKey: `root-${name}.key`,
   certificate: `intermediate-${name}.pem`,
@@ -49,18 +78,24 @@ const files = (name: string): Record<'rootCertificate' | 'rootKey' | 'certificat
 
 /** Makes a new root and intermediate in `directory`, which must exist; returns their name. */
 export async function createSigner(directory: string, trustDomain: string, nowMs: number): Promise<string> {
+  const { name, files } = await newSigner(trustDomain, nowMs)
+  for (const [file, text] of files) await createFile(join(directory, file), text)
+  return name
+}
+
+/** A new root and intermediate, as the files that they are kept in. */
+export async function newSigner(trustDomain: string, nowMs: number): Promise<{ readonly name: string; readonly files: ReadonlyMap<string, string> }> {
   const name = newSerial().slice(0, 8)
   const validity = { notBeforeMs: nowMs - backdateMs, notAfterMs: nowMs + rootLifetimeMs }
   const rootKey = await newKey()
   const root = { key: rootKey, facts: await issueRoot(rootKey, `O=${trustDomain}, CN=Sidestep root ${name}`, validity) }
   const key = await newKey()
   const facts = await issueIntermediate(createPublicKey(key), `O=${trustDomain}, CN=Sidestep intermediate ${name}`, validity, root)
-  const at = files(name)
-  await createFile(join(directory, at.rootCertificate), certificatePem(root.facts.der))
-  await createFile(join(directory, at.rootKey), keyPem(rootKey))
-  await createFile(join(directory, at.certificate), certificatePem(facts.der))
-  await createFile(join(directory, at.key), keyPem(key))
-  return name
+  const at = signerFiles(name)
+  const files = new Map([
+    [at.rootCertificate, certificatePem(root.facts.der)], [at.rootKey, keyPem(rootKey)], [at.certificate, certificatePem(facts.der)], [at.key, keyPem(key)],
+  ])
+  return { name, files }
 }
 
 function keyPem(key: KeyObject): string {
@@ -94,8 +129,7 @@ async function createDirectory(directory: string, trustDomain: string, nowMs: nu
   await makePrivateDirectory(dirname(directory))
   const temporary = await mkdtemp(join(dirname(directory), `.${basename(directory)}-new-`))
   try {
-    const root = await createSigner(temporary, trustDomain, nowMs)
-    const state: AuthorityState = { version: 1, trustDomain, rotation: { t: 'steady', root }, lastExpiryMs: {}, crlNumber: 0, revoked: [] }
+    const state = firstState(trustDomain, await createSigner(temporary, trustDomain, nowMs))
     await writeState(temporary, state)
     await rename(temporary, directory)
     return state
@@ -107,8 +141,17 @@ async function createDirectory(directory: string, trustDomain: string, nowMs: nu
 }
 
 export async function writeState(directory: string, state: AuthorityState): Promise<void> {
-  const file = state.rotation.root === ownRoot ? ownStateFile : stateFile
-  await writeFileAtomic(join(directory, file), `${JSON.stringify(state, undefined, 2)}\n`)
+  const { file, text } = stateText(state)
+  await writeFileAtomic(join(directory, file), text)
+}
+
+/** What a state is kept as. */
+export function stateText(state: AuthorityState): { readonly file: string; readonly text: string } {
+  return { file: state.rotation.root === ownRoot ? ownStateFile : stateFile, text: `${JSON.stringify(state, undefined, 2)}\n` }
+}
+
+export function firstState(trustDomain: string, root: string): AuthorityState {
+  return { version: 1, trustDomain, rotation: { t: 'steady', root }, lastExpiryMs: {}, crlNumber: 0, revoked: [] }
 }
 
 /** The name under which an intermediate that the operator brought goes. */
@@ -118,55 +161,93 @@ export const ownRoot = 'own'
 export async function openOwnState(directory: string, trustDomain: string): Promise<AuthorityState> {
   await makePrivateDirectory(directory)
   if ((await listDirectory(directory)).includes(ownStateFile)) return readState(directory, trustDomain, ownStateFile)
-  return { version: 1, trustDomain, rotation: { t: 'steady', root: ownRoot }, lastExpiryMs: {}, crlNumber: 0, revoked: [] }
+  return firstState(trustDomain, ownRoot)
 }
 
 async function readState(directory: string, trustDomain: string, file = stateFile): Promise<AuthorityState> {
+  let text: string | undefined
+  try {
+    text = await readFile(join(directory, file), 'utf8')
+  } catch (error) {
+    if (!isErrno(error, 'ENOENT')) throw error
+  }
+  return stateOf(text, `the CA directory ${directory}`, file, await listDirectory(directory), trustDomain)
+}
+
+/** `where` the files are, with these names beside it, for messages. Throws BAD_CONFIG. */
+export function stateOf(text: string | undefined, where: string, file: string, names: readonly string[], trustDomain: string): AuthorityState {
   let state: AuthorityState
   try {
-    state = JSON.parse(await readFile(join(directory, file), 'utf8')) as AuthorityState
+    if (text === undefined) throw new MeshError('NOT_FOUND', `there is no ${file}`)
+    state = JSON.parse(text) as AuthorityState
   } catch (cause) {
-    const names = (await listDirectory(directory)).join(', ')
-    const what = isErrno(cause, 'ENOENT') ? `lacks ${file}` : `has a ${file} that cannot be read`
-    const message = `the CA directory ${directory} is partly there: it ${what} and has ${names}. Restore it, or move it away for a new CA`
+    const what = text === undefined ? `lacks ${file}` : `has a ${file} that cannot be read`
+    const message = `${where} is partly there: it ${what} and has ${names.join(', ')}. Restore it, or move it away for a new CA`
     throw new MeshError('BAD_CONFIG', message, { cause })
   }
   const isUsable = state?.version === 1 && Array.isArray(state.revoked) && typeof state.crlNumber === 'number' &&
     ['steady', 'announcing', 'retiring'].includes(state.rotation?.t) && typeof state.lastExpiryMs === 'object'
-  if (!isUsable) throw new MeshError('BAD_CONFIG', `${join(directory, file)} is not of a kind this version reads`)
+  if (!isUsable) throw new MeshError('BAD_CONFIG', `${file} in ${where} is not of a kind this version reads`)
   if (state.trustDomain !== trustDomain) {
-    throw new MeshError('BAD_CONFIG', `the CA in ${directory} is of trust domain ${state.trustDomain}, not ${trustDomain}`)
+    throw new MeshError('BAD_CONFIG', `the CA in ${where.replace(/^the CA directory /, '')} is of trust domain ${state.trustDomain}, not ${trustDomain}`)
   }
   return state
 }
 
 /** Keys and certificates of each root in force. Throws BAD_CONFIG with the file that is missing or does not fit. */
 export async function loadSigners(directory: string, rotation: Rotation): Promise<Map<string, Signer>> {
+  return signersOf(rotation, {
+    nameOf: (file) => join(directory, file),
+    certificate: (file) => readText(join(directory, file)),
+    key: async (file) => {
+      await requirePrivate(join(directory, file)).catch((cause: unknown) => {
+        throw missing(join(directory, file), cause)
+      })
+      return readText(join(directory, file))
+    },
+  })
+}
+
+/** How files of a CA are read. */
+export interface SignerReader {
+  /** For messages. */
+  nameOf(file: string): string
+  /** Throw BAD_CONFIG for what is not there. */
+  certificate(file: string): Promise<string>
+  key(file: string): Promise<string>
+}
+
+export async function signersOf(rotation: Rotation, reader: SignerReader): Promise<Map<string, Signer>> {
   const signers = new Map<string, Signer>()
   for (const name of trustedBy(rotation)) {
-    const at = files(name)
-    const root = await loadIssuer(join(directory, at.rootCertificate), join(directory, at.rootKey))
-    const intermediate = await loadIssuer(join(directory, at.certificate), join(directory, at.key))
+    const at = signerFiles(name)
+    const root = await loadIssuer(reader, at.rootCertificate, at.rootKey)
+    const intermediate = await loadIssuer(reader, at.certificate, at.key)
     if (intermediate.facts.issuer !== root.facts.subject || !intermediate.facts.x509.verify(root.facts.x509.publicKey)) {
-      throw new MeshError('BAD_CONFIG', `${join(directory, at.certificate)} is not signed by ${at.rootCertificate}`)
+      throw new MeshError('BAD_CONFIG', `${reader.nameOf(at.certificate)} is not signed by ${at.rootCertificate}`)
     }
     signers.set(name, { name, root, intermediate })
   }
   return signers
 }
 
-async function loadIssuer(certificateFile: string, keyFile: string): Promise<Issuer> {
-  const [facts] = await readCertificates(certificateFile)
-  await requirePrivate(keyFile).catch((cause: unknown) => {
-    throw missing(keyFile, cause)
+async function loadIssuer(reader: SignerReader, certificateFile: string, keyFile: string): Promise<Issuer> {
+  const [certificateName, keyName] = [reader.nameOf(certificateFile), reader.nameOf(keyFile)]
+  const [facts] = certificatesIn(await reader.certificate(certificateFile), certificateName)
+  return issuerOf(facts, certificateName, keyIn(await reader.key(keyFile), keyName), keyName)
+}
+
+function readText(file: string): Promise<string> {
+  return readFile(file, 'utf8').catch((cause: unknown) => {
+    throw missing(file, cause)
   })
-  return issuerOf(facts, certificateFile, await readKey(keyFile), keyFile)
 }
 
 export async function readCertificates(file: string): Promise<[CertificateFacts, ...CertificateFacts[]]> {
-  const text = await readFile(file, 'utf8').catch((cause: unknown) => {
-    throw missing(file, cause)
-  })
+  return certificatesIn(await readText(file), file)
+}
+
+function certificatesIn(text: string, file: string): [CertificateFacts, ...CertificateFacts[]] {
   try {
     const [first, ...rest] = certificatesOf(text).map(certificateFacts)
     if (first) return [first, ...rest]
@@ -177,9 +258,10 @@ export async function readCertificates(file: string): Promise<[CertificateFacts,
 }
 
 export async function readKey(file: string): Promise<KeyObject> {
-  const text = await readFile(file, 'utf8').catch((cause: unknown) => {
-    throw missing(file, cause)
-  })
+  return keyIn(await readText(file), file)
+}
+
+function keyIn(text: string, file: string): KeyObject {
   try {
     return createPrivateKey(text)
   } catch (cause) {

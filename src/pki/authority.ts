@@ -6,8 +6,8 @@ import { MeshError, describeError } from '../core/errors.ts'
 import { formatIdentity } from '../core/identity.ts'
 import type { Identity } from '../core/identity.ts'
 import type { Logger } from '../core/log.ts'
-import { createSigner, loadSigners, openDirectory, openOwnState, ownRoot, writeState } from './authority-store.ts'
-import type { AuthorityState, Signer } from './authority-store.ts'
+import { directoryStore, ownRoot } from './authority-store.ts'
+import type { AuthorityState, AuthorityStore, Signer } from './authority-store.ts'
 import { loadOwnIntermediate } from './own-intermediate.ts'
 import type { OwnIntermediateFiles } from './own-intermediate.ts'
 import { newKey, readCsr } from './csr.ts'
@@ -55,8 +55,11 @@ export interface SignRequest {
 
 export interface AuthorityOptions {
   readonly trustDomain: string
-  /** Where root, intermediate and state are; made if absent. With `own` only the list of what was revoked is kept there. */
-  readonly directory: string
+  /**
+   * Where root, intermediate and state are, a path or what keeps the same elsewhere; made if absent. With `own` only the list of
+   * what was revoked is kept there.
+   */
+  readonly directory: string | AuthorityStore
   /** Sign with this intermediate in place of our own. */
   readonly own?: OwnIntermediateFiles
   /** True, or why this caller must not have this identity; the trust domain has been checked before. */
@@ -69,6 +72,8 @@ export interface AuthorityOptions {
 export const defaultTtlMs = 86_400_000
 export const maxTtlMs = 90 * 86_400_000
 const crlLifetimeMs = 86_400_000
+/** How often a change is made anew because somebody else made one meanwhile. */
+const maxAttempts = 8
 /** The expiry mark runs ahead by this much, so that the state file is written once an hour and not for each certificate. */
 const markAheadMs = 3_600_000
 
@@ -76,14 +81,16 @@ export class Authority {
   readonly trustDomain: string
   readonly #options: AuthorityOptions
   readonly #now: () => number
+  readonly #store: AuthorityStore
   #state: AuthorityState
   #signers: ReadonlyMap<string, Signer>
   #own: { readonly issuer: Issuer; readonly parents: readonly CertificateFacts[]; readonly roots: readonly CertificateFacts[] } | undefined
   #changes: Promise<unknown> = Promise.resolve()
 
-  private constructor(options: AuthorityOptions, state: AuthorityState, signers: ReadonlyMap<string, Signer>) {
+  private constructor(options: AuthorityOptions, store: AuthorityStore, state: AuthorityState, signers: ReadonlyMap<string, Signer>) {
     this.trustDomain = options.trustDomain
     this.#options = options
+    this.#store = store
     this.#now = options.now ?? Date.now
     this.#state = state
     this.#signers = signers
@@ -92,14 +99,34 @@ export class Authority {
   /** Throws BAD_CONFIG if what is on disk cannot be used as it is. */
   static async open(options: AuthorityOptions): Promise<Authority> {
     const nowMs = (options.now ?? Date.now)()
+    const store = typeof options.directory === 'string' ? directoryStore(options.directory) : options.directory
     if (options.own) {
       const own = await loadOwnIntermediate(options.own, nowMs)
-      const authority = new Authority(options, await openOwnState(options.directory, options.trustDomain), new Map())
+      const authority = new Authority(options, store, await store.openOwn(options.trustDomain), new Map())
       authority.#own = own
       return authority
     }
-    const state = await openDirectory(options.directory, options.trustDomain, nowMs)
-    return new Authority(options, state, await loadSigners(options.directory, state.rotation))
+    const state = await store.open(options.trustDomain, nowMs)
+    return new Authority(options, store, state, await store.signers(state.rotation))
+  }
+
+  /** Takes over what others changed where the state is kept. Rejects, and changes nothing, if that cannot be used. */
+  async reload(): Promise<void> {
+    await this.#change(() => this.#load())
+  }
+
+  async #load(): Promise<void> {
+    if (this.#own) {
+      this.#state = await this.#store.openOwn(this.trustDomain)
+      return
+    }
+    const state = await this.#store.open(this.trustDomain, this.#now())
+    const signers = await this.#store.signers(state.rotation)
+    if (JSON.stringify(state.rotation) !== JSON.stringify(this.#state.rotation)) {
+      this.#options.logger.info({ rotation: state.rotation.t, roots: trustedBy(state.rotation) }, 'trust bundle changed elsewhere')
+    }
+    this.#state = state
+    this.#signers = signers
   }
 
   /** One PEM per trusted root; the signer's first. */
@@ -145,13 +172,8 @@ export class Authority {
       return refused('badTtl', `a lifetime of ${ttlSeconds} s is not between 0 and 90 days`)
     }
     const nowMs = this.#now()
-    const issuer = this.#issuer()
-    const notAfterMs = Math.min(nowMs + (ttlSeconds === 0 ? defaultTtlMs : ttlSeconds * 1000), issuer.facts.notAfterMs)
-    if (notAfterMs <= nowMs) return refused('issuerExpired', 'the CA certificate that signs has expired')
-    const signer = signerOf(this.#state.rotation)
-    const chain = this.#chain(signer)
-    const rootsPem = this.rootsPem()
-    await this.#markExpiry(signer, notAfterMs)
+    if (this.issuerExpiryMs <= nowMs) return refused('issuerExpired', 'the CA certificate that signs has expired')
+    const { issuer, chain, rootsPem, notAfterMs } = await this.#ready(nowMs + (ttlSeconds === 0 ? defaultTtlMs : ttlSeconds * 1000))
     const leaf = await issueLeaf(publicKey, identity, { notBeforeMs: nowMs - backdateMs, notAfterMs }, issuer)
     return {
       t: 'signed',
@@ -170,13 +192,27 @@ export class Authority {
     readonly notAfterMs: number
   }> {
     const nowMs = this.#now()
-    const issuer = this.#issuer()
-    const signer = signerOf(this.#state.rotation)
-    const notAfterMs = Math.min(nowMs + ttlMs, issuer.facts.notAfterMs)
-    await this.#markExpiry(signer, notAfterMs)
+    const { issuer, chain, notAfterMs } = await this.#ready(nowMs + ttlMs)
     const key = await newKey()
     const leaf = await issueServing(createPublicKey(key), names, { notBeforeMs: nowMs - backdateMs, notAfterMs }, issuer)
-    return { chainPem: [leaf, ...this.#chain(signer)].map((c) => certificatePem(c.der)).join(''), key, notAfterMs }
+    return { chainPem: [leaf, ...chain].map((c) => certificatePem(c.der)).join(''), key, notAfterMs }
+  }
+
+  /** Who signs what expires at that time or, at the latest, with its issuer; recorded before it leaves the house. */
+  async #ready(wantedExpiryMs: number): Promise<{
+    readonly issuer: Issuer
+    readonly chain: readonly CertificateFacts[]
+    readonly rootsPem: readonly string[]
+    readonly notAfterMs: number
+  }> {
+    for (;;) {
+      const signer = signerOf(this.#state.rotation)
+      const issuer = this.#issuer()
+      const ready = { issuer, chain: this.#chain(signer), rootsPem: this.rootsPem(), notAfterMs: Math.min(wantedExpiryMs, issuer.facts.notAfterMs) }
+      await this.#markExpiry(signer, ready.notAfterMs)
+      // A rotation that took its step meanwhile does not count on what the old one signs now.
+      if (signerOf(this.#state.rotation) === signer) return ready
+    }
   }
 
   /** Makes a new root and announces it. Throws BAD_CONFIG while a rotation runs or with an intermediate of one's own. */
@@ -185,7 +221,7 @@ export class Authority {
       if (this.#own) throw new MeshError('BAD_CONFIG', 'the roots are not ours to rotate: put the new bundle and intermediate in place and restart')
       if (this.#state.rotation.t !== 'steady') throw new MeshError('BAD_CONFIG', `a rotation is running (${this.#state.rotation.t})`)
       const nowMs = this.#now()
-      const next = await createSigner(this.#options.directory, this.trustDomain, nowMs)
+      const next = await this.#store.createSigner(this.trustDomain, nowMs)
       const lastExpiryMs = this.#state.lastExpiryMs[this.#state.rotation.root] ?? nowMs
       const rotation = beginRotation(this.#state.rotation, { next, nowMs, lastExpiryMs, ...(overlapMs !== undefined && { overlapMs }) })
       if (rotation) await this.#enter(rotation)
@@ -253,7 +289,7 @@ export class Authority {
   }
 
   async #enter(rotation: Rotation): Promise<void> {
-    const signers = await loadSigners(this.#options.directory, rotation)
+    const signers = await this.#store.signers(rotation)
     const isTrusted = (root: string): boolean => trustedBy(rotation).includes(root)
     // What a root that left had revoked is void with it.
     await this.#save({ ...this.#state, rotation, revoked: this.#state.revoked.filter((r) => isTrusted(r.root)) })
@@ -271,17 +307,30 @@ export class Authority {
   }
 
   async #save(state: AuthorityState): Promise<void> {
-    await writeState(this.#options.directory, state)
+    if (!(await this.#store.save(state))) throw new Stale()
     this.#state = state
   }
 
-  /** One change at a time, in order; a failed one does not stop the next. */
+  /** One change at a time, in order; a failed one does not stop the next. Made anew, from what is then, where others were faster. */
   #change<T>(work: () => Promise<T>): Promise<T> {
-    const done = this.#changes.then(work)
+    const done = this.#changes.then(async () => {
+      for (let attempt = 1; ; attempt++) {
+        try {
+          return await work()
+        } catch (error) {
+          if (!(error instanceof Stale)) throw error
+          if (attempt >= maxAttempts) throw new MeshError('OVERLOADED', 'the CA is changed by others all the time', { detail: { limit: 'attempts' } })
+          await this.#load()
+        }
+      }
+    })
     this.#changes = done.catch((error: unknown) => this.#options.logger.error({ detail: describeError(error) }, 'authority change failed'))
     return done
   }
 }
+
+/** Somebody else changed the state. Never leaves this file. */
+class Stale extends Error {}
 
 function refused(reason: SignRefusal, message: string): SignAnswer {
   return { t: 'refused', reason, message }
