@@ -17,6 +17,8 @@ export interface RunningPod {
   readonly serviceAccount: string
   /** Its ztunnel confirmed that the pod's traffic is captured; only then can it be reached through a tunnel. */
   readonly isCaptured: boolean
+  /** Why it is not, where its node said so: words for people. */
+  readonly notCaptured?: string
   readonly isHostNetwork: boolean
   /** Container ports, so that services can mean them by name. */
   readonly ports: readonly { readonly name: string; readonly port: number; readonly protocol: 'TCP' | 'UDP' }[]
@@ -49,6 +51,7 @@ export const runningPodSchema: z.ZodType<RunningPod> = z.strictObject({
   labels: z.record(z.string().max(317), z.string().max(256 * 1024)),
   serviceAccount: name,
   isCaptured: z.boolean(),
+  notCaptured: z.string().max(4096).exactOptional(),
   isHostNetwork: z.boolean(),
   ports: z.array(z.strictObject({ name: z.string().max(63), port: z.int().min(1).max(65_535), protocol: z.enum(['TCP', 'UDP']) })).max(1000),
   hostname: name.exactOptional(),

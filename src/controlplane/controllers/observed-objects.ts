@@ -33,26 +33,47 @@ const ourFields: Readonly<Record<string, readonly string[]>> = {
 
 const nothing: Readonly<Record<string, unknown>> = Object.freeze({})
 
+/** A kind whatever its version; that is said by each object. */
+export type ObservedKind = Omit<ResourceType, 'version'>
+
 export class ObservedObjects {
   readonly #objects = new Map<string, ObservedObject>()
-  #onChange: (key: string) => void = () => undefined
+  readonly #byKind = new Map<string, Map<string, ObservedObject>>()
+  #onChange: () => void = () => undefined
 
-  /** One listener; told with the id of what is new, different or gone. */
-  onChange(listener: (id: string) => void): void {
+  /** One listener, told after something is new, different or gone. */
+  onChange(listener: () => void): void {
     this.#onChange = listener
   }
 
-  put(type: ResourceType, object: KubeObject): void {
-    if (!kinds.has(type.kind)) return
-    const seen = observe(type, object)
-    const id = observedId(seen)
-    this.#objects.set(id, seen)
-    this.#onChange(id)
+  put(kind: ObservedKind, object: KubeObject): void {
+    if (!kinds.has(kind.kind)) return
+    this.#set(observe(kind, object))
+    this.#onChange()
   }
 
-  remove(type: ResourceType, name: { readonly namespace?: string; readonly name: string }): void {
-    const id = observedId({ type, namespace: name.namespace ?? '', name: name.name })
-    if (this.#objects.delete(id)) this.#onChange(id)
+  #set(seen: ObservedObject): void {
+    const id = observedId(seen)
+    this.#objects.set(id, seen)
+    const ofKind = this.#byKind.get(seen.type.kind)
+    if (ofKind) ofKind.set(id, seen)
+    else this.#byKind.set(seen.type.kind, new Map([[id, seen]]))
+  }
+
+  /** `name` as watches have it: `namespace/name`, or `name` alone. */
+  remove(kind: ObservedKind, name: string): void {
+    const id = `${kind.group}/${kind.kind} ${name}`
+    if (!this.#objects.delete(id)) return
+    this.#byKind.get(kind.kind)?.delete(id)
+    this.#onChange()
+  }
+
+  /** What the API answered to a write of ours, before a watch tells it. Its spec may be newer than what is translated: then it waits. */
+  written(before: ObservedObject, answer: KubeObject): void {
+    const id = observedId(before)
+    const now = this.#objects.get(id)
+    if (now?.resourceVersion !== before.resourceVersion || (answer.metadata.generation ?? 0) !== before.generation) return
+    this.#set(observe(before.type, answer))
   }
 
   /** By `observedId`. */
@@ -64,27 +85,32 @@ export class ObservedObjects {
     return this.#objects.values()
   }
 
+  ofKind(kind: string): Iterable<ObservedObject> {
+    return this.#byKind.get(kind)?.values() ?? []
+  }
+
   get size(): number {
     return this.#objects.size
   }
 }
 
 /** `gateway.networking.k8s.io/HTTPRoute shop/web`: two groups may have a kind of one name. */
-export function observedId({ type: { group, kind }, namespace, name }: Pick<ObservedObject, 'type' | 'namespace' | 'name'>): string {
+export function observedId({ type: { group, kind }, namespace, name }: { readonly type: ObservedKind; readonly namespace: string; readonly name: string }): string {
   return `${group}/${kind} ${namespace === '' ? name : `${namespace}/${name}`}`
 }
 
 /** As model/manifest.ts names it. */
-export function keyOf({ type: { kind }, namespace, name }: Pick<ObservedObject, 'type' | 'namespace' | 'name'>): string {
+export function keyOf({ type: { kind }, namespace, name }: { readonly type: ObservedKind; readonly namespace: string; readonly name: string }): string {
   return `${kind} ${namespace === '' ? name : `${namespace}/${name}`}`
 }
 
-function observe(type: ResourceType, { metadata, spec, status }: KubeObject): ObservedObject {
+function observe({ group, plural, kind, namespaced }: ObservedKind, { apiVersion, metadata, spec, status }: KubeObject): ObservedObject {
   const { gatewayClassName, controllerName, parentRefs, targetRefs } = isRecord(spec) ? spec : nothing
   return {
-    type, namespace: metadata.namespace ?? '', name: metadata.name, uid: metadata.uid ?? '', resourceVersion: metadata.resourceVersion ?? '',
+    type: { group, version: apiVersion.slice(apiVersion.indexOf('/') + 1), plural, kind, namespaced },
+    namespace: metadata.namespace ?? '', name: metadata.name, uid: metadata.uid ?? '', resourceVersion: metadata.resourceVersion ?? '',
     generation: metadata.generation ?? 0,
-    status: statusOf(type.kind, status),
+    status: statusOf(kind, status),
     ...(typeof gatewayClassName === 'string' ? { gatewayClassName } : {}),
     ...(typeof controllerName === 'string' ? { controllerName } : {}),
     ...(Array.isArray(parentRefs) ? { parentRefs } : {}),

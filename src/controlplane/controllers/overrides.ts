@@ -4,7 +4,7 @@
 // the namespace it sees. Pure, and never throws, whatever is written.
 import { parseDocument } from 'yaml'
 import { gatewayClassLabel, gatewayNameLabel, managedByLabel } from '../../model/gateway-labels.ts'
-import { dnsLabel, failureModeLabel, meshLabel, nativeTunnelLabel } from '../../model/enrolment.ts'
+import { dnsLabel, failureModeLabel, istioDataplaneLabel, meshLabel, nativeTunnelLabel } from '../../model/enrolment.ts'
 import { gatewayContainer, maxReplicas, settingProblem, type GatewayObjects, type ReplicaRange } from '../../model/gateway-objects.ts'
 import { isRecord, strategicMerge } from './strategic-merge.ts'
 
@@ -22,7 +22,7 @@ const maxShown = 80
 /** `any`: nothing in it makes a pod something else than it is. Functions give what is wrong with a value. */
 type Rule = 'any' | { readonly [field: string]: Rule } | ((value: unknown) => string | undefined)
 
-const ours = new Set([gatewayNameLabel, gatewayClassLabel, managedByLabel, meshLabel, failureModeLabel, dnsLabel, nativeTunnelLabel, 'app', 'istio.io/dataplane-mode', 'istio.io/use-waypoint', 'sidestep.dev/use-waypoint'])
+const ours = new Set([gatewayNameLabel, gatewayClassLabel, managedByLabel, meshLabel, failureModeLabel, dnsLabel, nativeTunnelLabel, istioDataplaneLabel, 'app', 'istio.io/use-waypoint', 'sidestep.dev/use-waypoint'])
 
 function labels(value: unknown): string | undefined {
   if (!isRecord(value)) return 'must be a mapping'

@@ -10,6 +10,8 @@ type Json = Readonly<Record<string, unknown>>
 
 /** Kubernetes allows fewer; what is more would be somebody's flood. */
 const maxPorts = 1000
+/** Of why a pod is not captured. */
+const maxReason = 300
 const templateHashLabel = 'pod-template-hash'
 /** Names of a CronJob's Jobs end with the minute they are for. */
 const scheduledJob = /^(.+)-\d{8,11}$/
@@ -26,6 +28,8 @@ export function runningPod(object: KubeObject): RunningPod | undefined {
   const conditions = listOf(status['conditions'])
   const isTrue = (type: string): boolean => conditions.some((each) => each['type'] === type && each['status'] === 'True')
   const serviceAccount = textOf(spec['serviceAccountName'])
+  const captured = conditions.find((each) => each['type'] === capturedCondition)
+  const notCaptured = captured?.['status'] === 'False' ? [textOf(captured['reason']), textOf(captured['message'])].filter((each) => each !== '').join(': ').slice(0, maxReason) : ''
   const hostname = textOf(spec['hostname'])
   const subdomain = textOf(spec['subdomain'])
   const owner = ownerOf(object, labels)
@@ -39,6 +43,7 @@ export function runningPod(object: KubeObject): RunningPod | undefined {
     isCaptured: isTrue(capturedCondition),
     isHostNetwork: spec['hostNetwork'] === true,
     ports: portsOf(spec),
+    ...(notCaptured === '' ? {} : { notCaptured }),
     ...(isName(hostname) ? { hostname } : {}),
     ...(isName(subdomain) ? { subdomain } : {}),
     ...(owner ? { owner } : {}),
