@@ -10,14 +10,17 @@ import { ListWatch, type ListWatchState } from '../../kube/list-watch.ts'
 import type { Problem } from '../../model/manifest.ts'
 import type { ObjectChanges } from '../../model/object-set.ts'
 import type { ConfigSource } from '../config-source.ts'
+import type { ObservedObjects } from '../controllers/observed-objects.ts'
 import { kindSources, type KindSource } from './kinds.ts'
 import { NamedObjects } from './named-objects.ts'
-import { ObjectBook, type ObjectReference } from './object-book.ts'
+import { ObjectBook } from './object-book.ts'
 import { apiOrigin } from './slim.ts'
 
 export interface KubeSourceOptions {
   readonly api: WatchApi & Pick<KubeApi, 'get'>
   readonly logger: Logger
+  /** Who writes statuses hears of all objects, too, before what they say is told. */
+  readonly observed?: Pick<ObservedObjects, 'put' | 'remove'>
   /** Only these; for tests. */
   readonly kinds?: readonly KindSource[]
 }
@@ -33,11 +36,13 @@ export class KubeSource implements ConfigSource {
   readonly #optional: OptionalKinds
   readonly #named: NamedObjects
   readonly #logger: Logger
+  readonly #observed: KubeSourceOptions['observed']
   #onChanges: ((changes: ObjectChanges) => void) | undefined
   #isTelling = false
 
-  constructor({ api, logger, kinds = kindSources }: KubeSourceOptions) {
+  constructor({ api, logger, observed, kinds = kindSources }: KubeSourceOptions) {
     this.#logger = logger
+    this.#observed = observed
     for (const source of kinds.filter(isBuiltIn)) {
       const { group, plural, kind, namespaced, versions: [version = 'v1'], labelSelector } = source
       this.#watches.set(source, new ListWatch({
@@ -54,10 +59,17 @@ export class KubeSource implements ConfigSource {
     })
   }
 
-  #listener({ kind, group }: KindSource): ObjectListener<KubeObject> {
+  #listener(source: KindSource): ObjectListener<KubeObject> {
+    const { kind, group } = source
     return {
-      put: (name, object) => this.#changed(this.#book.put(kind, group, name, object)),
-      remove: (name) => this.#changed(this.#book.remove(kind, group, name)),
+      put: (name, object) => {
+        this.#observed?.put(source, object)
+        this.#changed(this.#book.put(kind, group, name, object))
+      },
+      remove: (name) => {
+        this.#observed?.remove(source, name)
+        this.#changed(this.#book.remove(kind, group, name))
+      },
     }
   }
 
@@ -85,11 +97,6 @@ export class KubeSource implements ConfigSource {
 
   async want(keys: ReadonlySet<string>): Promise<void> {
     await this.#named.want(keys)
-  }
-
-  /** Who writes status of an object, or makes others for it, needs to know which one it is. `key` as objectKey gives it. */
-  reference(key: string): ObjectReference | undefined {
-    return this.#book.reference(key)
   }
 
   problems(): readonly Problem[] {
