@@ -66,7 +66,8 @@ async function built(name: string, say: Say, build: (into: string) => Promise<vo
   return directory
 }
 
-async function moduleDirectory(name: string): Promise<string> {
+/** Where Go keeps a module that the suite uses. */
+export async function moduleDirectory(name: string): Promise<string> {
   const go = await goCommand()
   return (await mustRun(['sh', '-c', 'cd "$0" && "$1" mod download "$2" && exec "$1" list -m -f "{{.Dir}}" "$2"', join(sources, 'suite'), go, name], { timeoutMs })).trim()
 }
