@@ -17,6 +17,7 @@ import { execCommand, logsCommand, runCommand } from '../cli/pods.ts'
 import { replaceZtunnelCommand } from '../cli/replace-ztunnel.ts'
 import { statusCommand } from '../cli/status.ts'
 import { waypointCommand } from '../cli/waypoint.ts'
+import { uninstallCommand } from '../cli/uninstall.ts'
 import { downCommand, upCommand } from '../cli/up.ts'
 import { describeError } from '../core/errors.ts'
 import type { InstallFiles } from '../install/objects.ts'
@@ -46,6 +47,7 @@ const program = new Command('sidestep')
   .description('A service mesh without sidecars: identity, mTLS and policy for every pod, redirected by eBPF.')
   .addCommand(installCommand(connect, installFiles))
   .addCommand(upgradeCommand(connect, installFiles))
+  .addCommand(uninstallCommand(connect, installFiles))
   .addCommand(upCommand(localControl))
   .addCommand(downCommand(localControl))
   .addCommand(statusCommand())

@@ -4,7 +4,7 @@ import { Option, type Command } from 'commander'
 import { z } from 'zod'
 import { MeshError } from '../core/errors.ts'
 import { objectText, type ObjectName } from '../install/record.ts'
-import { isNotFound } from '../kube/answers.ts'
+import { isConflict, isNotFound } from '../kube/answers.ts'
 import { resourcePath, type KubeApi, type KubeObject, type ResourceType } from '../kube/api.ts'
 
 export interface ClusterOptions {
@@ -102,13 +102,14 @@ export class Cluster {
     return true
   }
 
-  /** Merges into the object, or into a subresource of it. Undefined where it is gone. */
+  /** Merges into the object, or into a subresource of it. Undefined where it is gone; a conflict is as the server said it. */
   async merge(name: ObjectName, patch: object, subresource?: string): Promise<KubeObject | undefined> {
     const type = await this.#type(name)
     try {
       return await this.api.patch(resourcePath(type, { ...name, ...(subresource === undefined ? {} : { subresource }) }), patch, 'merge')
     } catch (error) {
       if (isNotFound(error)) return undefined
+      if (isConflict(error)) throw error
       throw new MeshError('COMMAND_FAILED', `${objectText(name)} could not be changed`, { cause: error })
     }
   }
