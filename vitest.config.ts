@@ -1,5 +1,6 @@
-// Two kinds of tests. `unit` runs beside the code, in parallel, anywhere. `netns` makes namespaces, loads eBPF programs
+// Three kinds of tests. `unit` runs beside the code, in parallel, anywhere. `netns` makes namespaces, loads eBPF programs
 // and attaches hooks: it needs root, and its files run one after the other because timing and counters are what they test.
+// `kube` does the same on a Kubernetes cluster that comes up with the first of its files and is shared by all of them.
 import { defineConfig } from 'vitest/config'
 
 export default defineConfig({
@@ -22,10 +23,23 @@ export default defineConfig({
           name: 'netns',
           globalSetup: ['test/helpers/leave-nothing.ts'],
           include: ['test/**/*.test.ts'],
+          exclude: ['test/kube/**', 'test/conformance/**'],
           fileParallelism: false,
           testTimeout: 60_000,
           hookTimeout: 60_000,
           sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'kube',
+          globalSetup: ['test/helpers/leave-nothing.ts', 'test/kube/global-setup.ts'],
+          include: ['test/kube/**/*.test.ts'],
+          fileParallelism: false,
+          testTimeout: 120_000,
+          hookTimeout: 300_000,
+          sequence: { groupOrder: 2 },
         },
       },
     ],

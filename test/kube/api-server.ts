@@ -3,9 +3,12 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import type { IncomingMessage } from 'node:http'
+import { get } from 'node:https'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { KubeClient, type KubeClientOptions } from '../../src/kube/client.ts'
 import { loadConnection, type KubeConnection } from '../../src/kube/connection.ts'
 import { endProcess, identify } from '../../src/local/process-identity.ts'
@@ -100,6 +103,13 @@ export class ApiServer {
     return new KubeClient({
       server: this.url, namespace: 'default', origin: 'a token', tls: async () => material, authorization: async () => `Bearer ${token}`,
     })
+  }
+
+  /** Its own metrics, as text. */
+  async metrics(): Promise<string> {
+    const { ca, cert, key } = await (await this.connection()).tls()
+    const [response] = await once(get(`${this.url}/metrics`, { ca, cert, key }), 'response') as [IncomingMessage]
+    return text(response)
   }
 
   async startServer(): Promise<void> {

@@ -1,6 +1,6 @@
 // A real Kubernetes on this machine: control plane and nodes as machines of their own, dual stack, in seconds. Several run side by side,
-// each with a number of its own. A cluster outlives the process that made it unless it said that it wants to keep it; then whoever
-// makes the next one removes what the dead left. Nothing on the host changes but one link with two routes for each cluster.
+// each with a number of its own. A cluster outlives the process that made it; if it is kept for a process that has ended, whoever makes
+// the next one removes it. Nothing on the host changes but one link with two routes for each cluster.
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
@@ -32,8 +32,8 @@ export interface ClusterWish {
   readonly proxyMode?: ProxyMode
   /** Archives of images that each node shall have. */
   readonly images?: readonly string[]
-  /** Whether it shall be removed once this process has ended, by the next process that makes a cluster. */
-  readonly mine?: boolean
+  /** Process for which it is: once that has ended, whoever makes the next cluster removes this one. Without one it stays until it is told to go. */
+  readonly keeper?: number
   readonly say?: Say
 }
 
@@ -62,7 +62,7 @@ export class Cluster extends Kubectl {
     const images = await clusterImages(programs)
     await removeAbandoned(say)
     const instance = claim(wish.instance)
-    const keeper = wish.mine === true ? identify(process.pid) : undefined
+    const keeper = wish.keeper === undefined ? undefined : identify(wish.keeper)
     const record: ClusterRecord = { instance, nodes: nodeNames.slice(0, wish.nodes ?? 2), proxyMode: wish.proxyMode ?? 'iptables', ...(keeper ? { keeper } : {}) }
     const directory = layoutOf(instance).directory
     writeFileSync(join(directory, 'cluster.new'), JSON.stringify(record))
@@ -155,6 +155,14 @@ export function clusterInstances(): number[] {
 /** Removes the cluster of that number, however little of it there is. */
 export async function removeCluster(instance: number): Promise<void> {
   await remove(layoutOf(instance))
+}
+
+/** Number of a cluster that is up for that process. */
+export function clusterKeptFor(pid: number): number | undefined {
+  return clusterInstances().find((instance) => {
+    const keeper = readRecord(instance)?.keeper
+    return keeper !== undefined && keeper.pid === pid && isAlive(keeper)
+  })
 }
 
 /** Removes the clusters whose keepers have ended. */
