@@ -2,6 +2,7 @@
 // page can therefore not say anything that the programs do not do.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import * as agent from '../src/agent/config.ts'
 import * as controlPlane from '../src/controlplane/config.ts'
 import * as waypoint from '../src/waypoint/config.ts'
 import * as ztunnel from '../src/ztunnel/config.ts'
@@ -17,8 +18,8 @@ export function settingsPage(): string {
   return `# Settings
 
 All programs are configured by environment variables alone. A wrong value is an error that names the setting, and so is a
-variable that begins with \`SIDESTEP_\` and is none of these. \`ztunnel --help\`, \`waypoint --help\` and \`controlplane --help\` print
-the same. This page is written by \`npm run generate\`.
+variable that begins with \`SIDESTEP_\` and is none of these. \`ztunnel --help\`, \`waypoint --help\`, \`controlplane --help\` and
+\`agent --help\` print the same. This page is written by \`npm run generate\`.
 
 ## ztunnel
 
@@ -37,6 +38,13 @@ ${table(waypoint)}
 ## Control plane
 
 ${table(controlPlane)}
+
+## Node agent
+
+On Kubernetes it runs beside the ztunnel of each node; a local mesh has no such process.
+Where the API server is it learns as kubectl does: from \`KUBECONFIG\`, or from its pod's service account.
+
+${table(agent)}
 `
 }
 

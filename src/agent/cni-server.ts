@@ -197,7 +197,7 @@ async function identityOf(path: string): Promise<{ dev: bigint; ino: bigint } | 
 }
 
 /** Whether somebody accepts there. */
-function answers(path: string): Promise<boolean> {
+export function answers(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(path)
     const end = (isThere: boolean) => (): void => {

@@ -46,6 +46,11 @@ export class CniService {
     })
   }
 
+  /** Whether the plugin asks this agent, and not a newer one. */
+  isOwner(): Promise<boolean> {
+    return this.#server.isOwner()
+  }
+
   get state(): CniState {
     return this.#installer.state
   }

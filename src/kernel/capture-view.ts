@@ -58,6 +58,11 @@ export class CaptureView implements Disposable {
     }
   }
 
+  /** Cookies of the pods that are captured. */
+  cookies(): bigint[] {
+    return this.#maps.pods.keys()
+  }
+
   /** The hooks that serve all pods. */
   hooks(): Drift[] {
     return cgroupHooks.filter(({ program }) => !this.#pins.isLinkInForce(hookLink(program)))

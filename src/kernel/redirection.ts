@@ -209,7 +209,7 @@ export class Redirection {
 
   /** Takes back the routing that deliveries needed; only once the pod's last delivered connection has ended. */
   async removeReturnPath(netns: Netns): Promise<void> {
-    await native().setReturnPath(netns.fd, { ...returnPath, install: false })
+    await removeReturnPath(netns)
   }
 
   /** Cookies of the pods in force, including those that an earlier process enrolled. */
@@ -283,6 +283,11 @@ export class Redirection {
     for (const fd of this.#programs.values()) fd.close()
     this.#maps.close()
   }
+}
+
+/** As Redirection's, of a pod whose ztunnel is gone for good. */
+export async function removeReturnPath(netns: Netns): Promise<void> {
+  await native().setReturnPath(netns.fd, { ...returnPath, install: false })
 }
 
 function handoffKey(cookie: bigint, client: ClientAddr, protocol: number, dnsSlot = 0): layout.HandoffKey {
