@@ -5,7 +5,7 @@
 //
 // With --rootfs the files are written to a directory and not packed: that is what the Containerfile copies.
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { writeImageArchive } from '../../tools/image-archive.ts'
@@ -51,10 +51,15 @@ try {
   rmSync(work, { recursive: true, force: true })
 }
 
-/** Symbols are a fifth of it, and only a debugger of Node.js itself asks for them. */
+/** Symbols are a fifth of it, and only a debugger of Node.js itself asks for them. Kept, because it takes longest of all. */
 function strippedNode(): string {
-  const file = join(work, 'node')
-  execFileSync('strip', ['--strip-unneeded', '-o', file, join(checkout, 'node_modules', nodePackage, 'bin/node')])
+  const from = join(checkout, 'node_modules', nodePackage, 'bin/node')
+  const { mtimeMs, size } = statSync(from)
+  const file = join(scratch, `node-${size}-${Math.trunc(mtimeMs)}`)
+  if (existsSync(file)) return file
+  const fresh = join(work, 'node')
+  execFileSync('strip', ['--strip-unneeded', '-o', fresh, from])
+  renameSync(fresh, file)
   return file
 }
 

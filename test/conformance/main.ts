@@ -1,6 +1,6 @@
 // `npm run conformance`: Gateway API's own conformance suite against a real cluster with Sidestep installed as users install it, and the
-// suite's reports. On the cluster of KUBECONFIG where that is set (its nodes must be able to get the images); else on a test cluster of
-// its own, which is removed afterwards.
+// suite's reports. On a test cluster of its own, which is removed afterwards; or on the user's, as test/kube/given-cluster.ts has it,
+// whose nodes must be able to get the suite's images as well.
 //
 //   npm run conformance -- [mesh|gateway]... [--test NAME] [--cluster N] [--keep] [--installed] [--reports DIRECTORY]
 //
@@ -8,18 +8,19 @@
 import { spawnSync } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { checkout } from '../../deploy/image/contents.ts'
 import { mustRun } from '../../src/local/command.ts'
 import { version } from '../../src/install/values.ts'
 import { meshLabel } from '../../src/model/enrolment.ts'
 import { useWaypointLabel } from '../../src/model/gateway-labels.ts'
 import { binaries } from '../kube/binaries.ts'
 import { Cluster } from '../kube/cluster.ts'
+import { givenCluster } from '../kube/given-cluster.ts'
+import { productImage, productRepository, productTags } from '../kube/product-image.ts'
 import { runs, type RunName } from './features.ts'
 import { conformanceParts, type ConformanceParts } from './images.ts'
 
-const checkout = fileURLToPath(new URL('../..', import.meta.url))
 const node = join(checkout, 'node_modules/.bin/node')
 const waypoint = 'waypoint'
 const timeoutMs = 600_000
@@ -36,6 +37,8 @@ const { values, positionals } = parseArgs({
 interface Stage {
   readonly kubeconfig: string
   readonly kubectl: string
+  /** Of the product's image. */
+  readonly repository: string
   /** Addresses for Services of type LoadBalancer; undefined where the cluster gives them itself. */
   readonly pool?: string
 }
@@ -46,13 +49,14 @@ async function main(): Promise<number> {
   if (unknown.length > 0) throw new Error(`there is no ${unknown.join(', ')}: ${Object.keys(runs).join(' or ')}`)
   const programs = await binaries(say)
   const parts = await conformanceParts(programs, say)
-  const given = process.env['KUBECONFIG']
-  if (given !== undefined && given !== '') return runAll(names, parts, { kubeconfig: given, kubectl: join(programs.kube, 'kubectl') })
-  const image = await productImage()
-  const images = [...parts.images, image]
-  const cluster = values.cluster === undefined ? await Cluster.up({ mine: !values.keep, images, say }) : await openOrStart(Number(values.cluster), images)
+  const given = givenCluster()
+  if (given) return runAll(names, parts, { kubeconfig: given.kubeconfig, kubectl: join(programs.kube, 'kubectl'), repository: `${given.images}/sidestep` })
+  const images = values.installed ? parts.images : [...parts.images, await productImage(say)]
+  const cluster = values.cluster === undefined
+    ? await Cluster.up({ ...(values.keep ? {} : { keeper: process.pid }), images, say })
+    : await openOrStart(Number(values.cluster), images)
   try {
-    return await runAll(names, parts, { kubeconfig: cluster.kubeconfig, kubectl: cluster.kubectlPath, pool: loadBalancerPool(cluster) })
+    return await runAll(names, parts, { kubeconfig: cluster.kubeconfig, kubectl: cluster.kubectlPath, repository: productRepository, pool: loadBalancerPool(cluster) })
   } finally {
     if (!values.keep && values.cluster === undefined) await cluster.down()
   }
@@ -70,12 +74,6 @@ function loadBalancerPool({ layout }: Cluster): string {
   return layout.services.v4.replace(/\.0\/\d+$/, '.128/25')
 }
 
-async function productImage(): Promise<string> {
-  const file = join(checkout, 'build/image/sidestep.tar')
-  if (!values.installed) say(await mustRun([node, join(checkout, 'deploy/image/build.ts'), '--output', file], { timeoutMs }))
-  return file
-}
-
 async function runAll(names: readonly RunName[], parts: ConformanceParts, stage: Stage): Promise<number> {
   if (!values.installed) await install(parts, stage)
   let worst = 0
@@ -83,10 +81,10 @@ async function runAll(names: readonly RunName[], parts: ConformanceParts, stage:
   return worst
 }
 
-async function install(parts: ConformanceParts, { kubeconfig, kubectl }: Stage): Promise<void> {
+async function install(parts: ConformanceParts, { kubeconfig, kubectl, repository }: Stage): Promise<void> {
   say(`installing Gateway API ${parts.version} and Sidestep ${version}`)
-  await mustRun([kubectl, '--kubeconfig', kubeconfig, 'apply', '--server-side', '-f', parts.crds], { timeoutMs })
-  await mustRun([node, join(checkout, 'src/bin/sidestep.ts'), 'install', '--kubeconfig', kubeconfig], { timeoutMs })
+  await mustRun([kubectl, '--kubeconfig', kubeconfig, 'apply', '--server-side', '-k', parts.crds], { timeoutMs })
+  await mustRun([node, join(checkout, 'src/bin/sidestep.ts'), 'install', '--kubeconfig', kubeconfig, '--set', `image.repository=${repository}`, '--set', `image.tag=${productTags[0]}`], { timeoutMs })
 }
 
 function runSuite(name: RunName, { suite }: ConformanceParts, { kubeconfig, pool }: Stage): number {
