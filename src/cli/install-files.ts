@@ -13,10 +13,13 @@ export function readInstallFiles(deploy: string): InstallFiles {
   return { crds: objects('crds'), admission: objects('admission'), dashboards: Object.fromEntries(dashboards) }
 }
 
+/** Says how to combine the files beside it; Gateway API's own directories have one. No object. */
+const kustomization = 'kustomization.yaml'
+
 /** All objects in the YAML files of a directory, in the order of their names. */
 export function objectsBelow(directory: string): InstallObject[] {
   if (!existsSync(directory)) throw new MeshError('BAD_CONFIG', `there is no directory ${directory}`)
-  return filesIn(directory, /\.ya?ml$/).flatMap(objectsOf)
+  return filesIn(directory, /\.ya?ml$/).filter((file) => basename(file) !== kustomization).flatMap(objectsOf)
 }
 
 function filesIn(directory: string, pattern: RegExp): string[] {
