@@ -41,7 +41,8 @@ async function refusal(object: KubeObject, fieldValidation: 'Strict' | 'Ignore' 
     await admin.patch(`/api/v1/namespaces/${namespace}`, name, 'apply', { query: { fieldManager: 'test' } })
   }
   try {
-    await admin.create(resourcePath(type, { namespace }), object, { query: { dryRun: 'All', fieldValidation } })
+    const placed = type.namespaced ? { ...object, metadata: { ...object.metadata, namespace } } : object
+    await admin.apply(type, placed, { force: true, query: { dryRun: 'All', fieldValidation } })
     return undefined
   } catch (error) {
     return error instanceof Error ? error.message : String(error)
