@@ -23,15 +23,13 @@ export const environment = [
 ]
 
 /** What each program is in src/bin, and how Node.js runs it. */
-const allRoles: readonly { readonly program: string; readonly source: string; readonly flags: readonly string[] }[] = [
+export const roles: readonly { readonly program: string; readonly source: string; readonly flags: readonly string[] }[] = [
   { program: programs.ztunnel, source: 'ztunnel.ts', flags: carryingFlags },
   { program: programs.waypoint, source: 'waypoint.ts', flags: carryingFlags },
   { program: programs.agent, source: 'agent.ts', flags: [] },
   { program: programs.controlPlane, source: 'controlplane.ts', flags: [] },
   { program: programs.cli, source: 'sidestep.ts', flags: [] },
 ]
-export const roles = allRoles.filter(({ source }) => existsSync(join(checkout, 'src/bin', source)))
-
 /** Node.js and what it needs; `node` is its program on this machine, without symbols. */
 export function systemEntries(node: string): Entry[] {
   const addon = join(checkout, 'build/Release/sidestep.node')
