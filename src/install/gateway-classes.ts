@@ -1,9 +1,10 @@
 // The two classes of Gateways that are ours.
 import { labelsOf, type InstallObject } from './common.ts'
 
+/** A description has at most 64 bytes. */
 const classes = [
-  ['sidestep-waypoint', 'sidestep.dev/waypoint', 'Waypoints: proxies in the mesh that look into the requests of whoever uses them.'],
-  ['sidestep-ingress', 'sidestep.dev/ingress', 'Ingresses: proxies that let requests from outside into the mesh.'],
+  ['sidestep-waypoint', 'sidestep.dev/waypoint', 'Waypoints: proxies in the mesh that look into requests'],
+  ['sidestep-ingress', 'sidestep.dev/ingress', 'Ingresses: proxies that let requests into the mesh'],
 ] as const
 
 export function gatewayClasses(): InstallObject[] {
