@@ -48,11 +48,11 @@ const staticAnnotation = 'kubernetes.io/config.mirror'
 const podSchema = z.object({
   metadata: z.object({
     uid: z.string().min(1).max(253), namespace: z.string().min(1).max(253), name: z.string().min(1).max(253),
-    annotations: z.record(z.string(), z.unknown()).catch({}).default({}), labels: z.unknown(),
+    annotations: z.record(z.string(), z.unknown()).catch({}).default({}), labels: z.unknown().optional(),
   }),
   spec: z.object({
     serviceAccountName: z.string().max(253).catch('').default(''), hostNetwork: z.boolean().catch(false).default(false),
-    dnsPolicy: z.unknown(), dnsConfig: z.unknown(),
+    dnsPolicy: z.unknown().optional(), dnsConfig: z.unknown().optional(),
   }),
   status: z.object({
     phase: z.string().catch('').default(''),
