@@ -1,34 +1,28 @@
 #!/usr/bin/env node
 // The control plane: reads its settings, builds the parts, wires them, serves until SIGTERM. Everything that nodes rely on (CA, keys
-// of tokens) is on disk, so that it may be killed at any moment and started again.
-import { mkdirSync } from 'node:fs'
+// of tokens) is on disk or in Kubernetes, so that it may be killed at any moment and started again.
 import { isIP } from 'node:net'
-import { dirname, join } from 'node:path'
 import { Server } from '@grpc/grpc-js'
 import { Command } from 'commander'
 import { pino } from 'pino'
 import { serveAdmin, serveMetrics } from '../controlplane/admin.ts'
 import { CaKeeper, withinTtl } from '../controlplane/ca-keeper.ts'
-import { admitToAuthority, admitToDiscovery, callerCheck, mayBeNode, signingRule } from '../controlplane/callers.ts'
-import { configSchema, hostAndPort, listOf, readConfig, variables, type Config } from '../controlplane/config.ts'
+import { admitToAuthority, admitToDiscovery, mayBeNode, signingRule } from '../controlplane/callers.ts'
+import { configSchema, hostAndPort, listOf, readConfig, readsIstioLabels, variables, type Config } from '../controlplane/config.ts'
 import { ControlPlane } from '../controlplane/control-plane.ts'
-import { DirectorySource } from '../controlplane/directory-source.ts'
 import { watchGatewayPods } from '../controlplane/gateway-pods.ts'
 import { GrpcPort, type ServingCertificate } from '../controlplane/grpc-port.ts'
-import { PodTokens } from '../controlplane/pod-tokens.ts'
 import { byNodeName, connectedNodes } from '../controlplane/report.ts'
-import { SocketPods } from '../controlplane/socket-pods.ts'
 import { ControlPlaneMetrics } from '../controlplane/telemetry/metrics.ts'
 import { describeError } from '../core/errors.ts'
-import type { Logger } from '../core/log.ts'
-import { settingsHelp } from '../model/settings-table.ts'
+import { settingsHelp } from '../core/settings.ts'
 import type { ControlPlaneReport } from '../model/control-plane-status.ts'
 import { Authority } from '../pki/authority.ts'
 import { registerCaService } from '../pki/ca-service.ts'
-import { keepTokenFile, TokenIssuer, type TokenFile } from '../pki/tokens.ts'
 import { XdsServer } from '../xds/server.ts'
 import { grpcServerOptions } from '../xds/server-options.ts'
 import { XdsStore } from '../xds/store.ts'
+import { sourcesOf } from './controlplane-sources.ts'
 
 /** Who has no call open is asked to come again: an idle connection costs us, and a stranger could hold many. */
 const connectionIdleMs = 60_000
@@ -36,22 +30,18 @@ const connectionIdleMs = 60_000
 async function run(config: Config): Promise<void> {
   const logger = pino({ level: config.logLevel, base: { process: 'controlplane' } })
   const metrics = new ControlPlaneMetrics()
-  const set = (text: string): string | undefined => (text === '' ? undefined : text)
-
-  const pods = new SocketPods({ path: config.podsSocket, logger: logger.child({ component: 'pods' }) })
+  const sources = await sourcesOf(config, process.env, logger)
+  const { pods, check } = sources
   const store = new XdsStore()
   const authority = await Authority.open({
     trustDomain: config.trustDomain,
-    directory: config.caDirectory,
+    directory: sources.authority,
     ...(config.caCertificateFile !== '' && {
       own: { certificateFile: config.caCertificateFile, keyFile: config.caKeyFile, rootsFile: config.caRootsFile },
     }),
     maySign: signingRule((node, identity) => plane.mayHave(node, identity), () => pods.facts.pods),
     logger: logger.child({ component: 'ca' }),
   })
-  mkdirSync(dirname(config.tokenKeyFile), { recursive: true, mode: 0o700 })
-  const tokens = await TokenIssuer.open(config.tokenKeyFile)
-  const check = callerCheck(tokens, config.tokenAudience, config.clusterId)
   const xds = new XdsServer(store, {
     authenticate: async ({ metadata, peer }) => admitToDiscovery(await check(metadata, peer), pods.facts.pods),
     admitNode: (caller, { metadata }) => mayBeNode(caller, metadata),
@@ -59,30 +49,31 @@ async function run(config: Config): Promise<void> {
     onPush: (push) => metrics.pushed(push),
     onRefused: (because) => metrics.streamRefused(because),
   })
-  const podTokens = config.tokenDirectory === '' ? undefined : new PodTokens({
-    directory: join(config.tokenDirectory, 'pods'),
-    issue: (holder) => tokens.issue(holder, config.tokenAudience, config.tokenTtlSeconds),
-    logger: logger.child({ component: 'tokens' }),
-  })
   const plane = new ControlPlane({
-    config: new DirectorySource(set(config.configDirectory), set(config.appliedDirectory)),
+    config: sources.config,
     pods: watchGatewayPods(pods, {
-      appeared: (pod) => podTokens?.appeared(pod),
+      appeared: (pod) => sources.gatewayPods.appeared(pod),
       gone: (gone) => {
-        podTokens?.gone(gone)
+        sources.gatewayPods.gone(gone)
         xds.end(`${gone.pod.namespace}/${gone.pod.name}`, 'the pod is not what it was')
       },
-      synced: () => podTokens?.synced(),
+      synced: () => sources.gatewayPods.synced(),
     }),
     store,
     settings: {
       clusterId: config.clusterId, network: config.network, clusterDomain: config.clusterDomain,
       trustDomain: config.trustDomain, trustDomainAliases: listOf(config.trustDomainAliases),
+      istioLabels: readsIstioLabels(config),
     },
+    // The local mesh captures by our own labels alone.
+    enrolsByIstioLabels: config.source === 'kubernetes' && readsIstioLabels(config),
     nodes: () => byNodeName(xds.nodes()),
     ...(config.statusFile !== '' && { statusFile: config.statusFile }),
     logger,
-    onPublished: (_delta, translateMs) => metrics.translated(translateMs),
+    onPublished: (_delta, translateMs) => {
+      metrics.translated(translateMs)
+      sources.published()
+    },
   })
 
   const names = listOf(config.serverNames)
@@ -90,8 +81,8 @@ async function run(config: Config): Promise<void> {
     authority,
     names: { dns: names.filter((name) => isIP(name) === 0), ips: names.filter((name) => isIP(name) !== 0) },
     servingTtlMs: config.servingTtlSeconds * 1000,
-    rootsFile: set(config.rootsFile),
-    crlFile: set(config.crlFile),
+    trust: sources.trust,
+    leads: () => sources.leads(),
     logger: logger.child({ component: 'ca' }),
   })
   const serving: { certificate: ServingCertificate; port: GrpcPort | undefined } = { certificate: await keeper.start(), port: undefined }
@@ -99,7 +90,7 @@ async function run(config: Config): Promise<void> {
     serving.certificate = next
     serving.port?.setCertificate(next)
   })
-  const tokenFiles = await keepTokens(config, tokens, logger)
+  sources.keep(authority, keeper)
 
   const isReady = (): boolean => serving.port !== undefined
   const report = (): ControlPlaneReport => ({
@@ -119,11 +110,13 @@ async function run(config: Config): Promise<void> {
 
   const stop = async (signal: string): Promise<void> => {
     logger.info({ signal }, 'control plane is ending')
+    // Whoever leads next need not wait, and who is served here goes to others.
+    await sources.release()
     keeper.close()
-    await Promise.all([podTokens, ...tokenFiles].map((kept) => kept?.stop()))
     xds.close()
     await serving.port?.close()
     await plane.close()
+    sources.close()
     for (const server of [admin, metricsServer]) server?.close()
     process.exit(0)
   }
@@ -144,18 +137,8 @@ async function run(config: Config): Promise<void> {
     maxConnectionsPerAddress: config.maxConnectionsPerAddress,
     onHandshakeError: () => metrics.handshakeError(),
   })
+  sources.serve(plane)
   logger.info({ port: serving.port.port, trustDomain: config.trustDomain }, 'control plane started')
-}
-
-/** A file for each node that the settings name, renewed for as long as we run. */
-async function keepTokens(config: Config, tokens: TokenIssuer, logger: Logger): Promise<TokenFile[]> {
-  if (config.tokenDirectory === '') return []
-  mkdirSync(config.tokenDirectory, { recursive: true, mode: 0o700 })
-  return Promise.all(listOf(config.nodes).map((node) => keepTokenFile({
-    path: `${config.tokenDirectory}/${node}.token`,
-    issue: () => tokens.issue({ node, subject: 'ztunnel' }, config.tokenAudience, config.tokenTtlSeconds),
-    logger,
-  })))
 }
 
 function watchGauges(metrics: ControlPlaneMetrics, report: () => ControlPlaneReport, connections: () => number): void {

@@ -8,7 +8,7 @@ import { silentLogger } from '../core/log.ts'
 import { Authority, type SignAnswer, type SignRequest } from '../pki/authority.ts'
 import { readCrls } from '../pki/crl.ts'
 import { until } from '../xds/testing.ts'
-import { CaKeeper, withinTtl } from './ca-keeper.ts'
+import { CaKeeper, trustFiles, withinTtl } from './ca-keeper.ts'
 import type { ServingCertificate } from './grpc-port.ts'
 
 /** Time stands still until it is moved; what is due then is called. */
@@ -56,7 +56,7 @@ beforeEach(async () => {
   served = []
   authority = await Authority.open({ trustDomain: 'cluster.local', directory: file('ca'), maySign: () => true, logger: silentLogger, now: () => clock.nowMs() })
   keeper = new CaKeeper({
-    authority, names: { dns: ['localhost'], ips: ['127.0.0.1'] }, servingTtlMs: 2 * hour, rootsFile: file('roots.pem'), crlFile: file('crl.pem'), logger: silentLogger, clock,
+    authority, names: { dns: ['localhost'], ips: ['127.0.0.1'] }, servingTtlMs: 2 * hour, trust: trustFiles(file('roots.pem'), file('crl.pem')), logger: silentLogger, clock,
   })
   keeper.onServing((certificate) => served.push(certificate))
   await keeper.start()

@@ -1,5 +1,6 @@
 // Keeps what the certificate authority gives to others in step with it: the file of roots, the file of what is revoked, our own
-// serving certificate, and the steps of a root rotation at their time. Decides nothing about who gets a certificate.
+// serving certificate, and the steps of a root rotation at their time. Decides nothing about who gets a certificate. Where several
+// share a CA, only the one that leads takes steps and says what is revoked; the others follow.
 import type { Clock } from '../core/clock.ts'
 import { systemClock } from '../core/clock.ts'
 import { describeError, MeshError } from '../core/errors.ts'
@@ -8,15 +9,31 @@ import type { CaStatus } from '../model/control-plane-status.ts'
 import type { Authority, SignAnswer, SignRequest } from '../pki/authority.ts'
 import { writeFileAtomic } from '../pki/files.ts'
 import { trustedBy } from '../pki/rotation.ts'
+import type { Step } from '../pki/rotation.ts'
 import type { ServingCertificate } from './grpc-port.ts'
+
+/** Takes what everybody is to trust. May be called again with the same. */
+export interface TrustSink {
+  setRoots(pem: string): Promise<void>
+  /** Without it, nobody asks what is revoked. */
+  setCrl?(pem: string): Promise<void>
+}
+
+/** Files, or none where the name is undefined. */
+export function trustFiles(rootsFile: string | undefined, crlFile: string | undefined): TrustSink {
+  return {
+    setRoots: async (pem) => (rootsFile === undefined ? undefined : writeFileAtomic(rootsFile, pem)),
+    ...(crlFile === undefined ? {} : { setCrl: (pem: string) => writeFileAtomic(crlFile, pem) }),
+  }
+}
 
 export interface CaKeeperOptions {
   readonly authority: Authority
   readonly names: { readonly dns: readonly string[]; readonly ips: readonly string[] }
   readonly servingTtlMs: number
-  /** Undefined writes none. */
-  readonly rootsFile: string | undefined
-  readonly crlFile: string | undefined
+  readonly trust: TrustSink
+  /** False while another of our kind does what only one may do; without it we are alone. */
+  readonly leads?: () => boolean
   readonly logger: Logger
   readonly clock?: Clock
 }
@@ -35,6 +52,8 @@ export class CaKeeper {
   #onServing: (certificate: ServingCertificate) => void = () => undefined
   /** The state of the rotation that everything given to others is of. */
   #told = ''
+  /** What the list that was written last says. */
+  #toldRevoked = ''
   #isClosed = false
 
   constructor(options: CaKeeperOptions) {
@@ -71,6 +90,18 @@ export class CaKeeper {
 
   /** Takes the steps that are due. */
   async continueRotation(): Promise<void> {
+    await this.#authority.continueRotation()
+    await this.#continue()
+  }
+
+  /** The authority was changed by another process. */
+  async changed(): Promise<void> {
+    await this.#continue()
+  }
+
+  /** We lead from now on: everything is told anew, whatever the last leader did. */
+  async lead(): Promise<void> {
+    this.#told = ''
     await this.#continue()
   }
 
@@ -90,11 +121,11 @@ export class CaKeeper {
   async #continue(): Promise<void> {
     // A step that is taken but not told everywhere is told again, whoever asked for it.
     this.#later('rotation', retryMs, () => this.#continue())
-    const step = await this.#authority.continueRotation()
+    const step: Step = this.#leads ? await this.#authority.continueRotation() : { t: 'wait' }
     const rotation = JSON.stringify(this.#authority.rotation)
-    await this.#writeRoots()
+    await this.#options.trust.setRoots(this.#authority.rootsPem().join(''))
+    if (rotation !== this.#told || this.#revoked() !== this.#toldRevoked) await this.#writeCrl()
     if (rotation !== this.#told) {
-      await this.#writeCrl()
       await this.#renewServing()
       this.#told = rotation
     }
@@ -102,13 +133,22 @@ export class CaKeeper {
     if (step.t === 'wait' && step.untilMs !== undefined) this.#later('rotation', step.untilMs - this.#clock.nowMs(), () => this.#continue())
   }
 
-  async #writeRoots(): Promise<void> {
-    if (this.#options.rootsFile !== undefined) await writeFileAtomic(this.#options.rootsFile, this.#authority.rootsPem().join(''))
+  #revoked(): string {
+    return this.#authority.revokedSerials.join()
+  }
+
+  get #leads(): boolean {
+    return this.#options.leads?.() ?? true
   }
 
   async #writeCrl(): Promise<void> {
-    if (this.#options.crlFile === undefined) return
-    await writeFileAtomic(this.#options.crlFile, await this.#authority.crlPem())
+    const { trust } = this.#options
+    // Whoever leads numbers them; the list that an earlier one wrote is good for a day.
+    if (!trust.setCrl || !this.#leads) return
+    const pem = await this.#authority.crlPem()
+    const revoked = this.#revoked()
+    await trust.setCrl(pem)
+    this.#toldRevoked = revoked
     this.#later('crl', crlIntervalMs, () => this.#writeCrl())
   }
 
