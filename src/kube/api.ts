@@ -89,6 +89,7 @@ export interface KubeApi {
 
 /** What a watch tells. Keys are `namespace/name`, or `name` for kinds without namespaces. */
 export interface ObjectListener<T> {
+  /** New or changed; it may be another object (`uid`) of the same name, whose predecessor went while nobody looked. */
   put(key: string, object: T): void
   remove(key: string): void
 }

@@ -112,6 +112,23 @@ describe('the client of the Kubernetes API', () => {
     expect(isGone(refusal('GET', '/x', 410, ''))).toBe(true)
   })
 
+  it('opens few connections, and lets no watch wait for calls', async () => {
+    const { api, client } = await anApi()
+    api.put(podType, { metadata: { name: 'a', namespace: 'shop' } })
+    const waiting = Promise.withResolvers<void>()
+    api.hold = ({ query }) => (query.get('watch') === 'true' ? undefined : waiting.promise)
+    const calls = Array.from({ length: 200 }, () => client.get(`${pods}/a`))
+    const events: unknown[] = []
+    const stop = new AbortController()
+    const watch = client.watch(pods, { query: { resourceVersion: '100' }, signal: stop.signal, silenceMs: 10_000, onEvent: (event) => events.push(event) })
+    await expect.poll(() => events.length).toBe(1)
+    expect(api.connections).toBeLessThan(40)
+    waiting.resolve()
+    expect((await Promise.all(calls)).length).toBe(200)
+    stop.abort()
+    await expect(watch).rejects.toMatchObject({ code: 'CLOSED' })
+  })
+
   it('is not misled by what is no API server', async () => {
     const { api, client } = await anApi()
     for (const body of ['', 'hello', '[]', '7', 'null', '{}']) {

@@ -164,7 +164,7 @@ export class KubeClient implements KubeApi, WatchApi {
   async watch(path: string, options: EventStreamOptions): Promise<void> {
     const fromMs = performance.now()
     const ask: HttpRequest = {
-      method: 'GET', path, query: { ...options.query, watch: true }, signal: options.signal, silenceMs: options.silenceMs,
+      method: 'GET', path, query: { ...options.query, watch: true }, signal: options.signal, silenceMs: options.silenceMs, isStream: true,
       accept: options.isMetadataOnly === true ? metadataAccept('PartialObjectMetadata') : json,
     }
     const answer = await this.#transport.send(ask).catch((error: unknown) => {

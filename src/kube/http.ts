@@ -16,6 +16,8 @@ export interface HttpRequest {
   readonly signal: AbortSignal
   /** Longest time without a byte of the answer; 0 for none but the signal's. */
   readonly silenceMs: number
+  /** Its answer goes on for minutes: it has a connection of its own, and waits for no other. */
+  readonly isStream?: boolean
 }
 
 export interface HttpAnswer {
@@ -26,6 +28,15 @@ export interface HttpAnswer {
 }
 
 const largestRefusalBytes = 256 << 10
+/** What is asked beyond that waits for a connection. */
+const mostConnections = 24
+
+/** Connections of streams are as many as there are streams, those of calls are bounded. */
+interface Agents {
+  readonly material: TlsMaterial
+  readonly streams: Agent
+  readonly calls: Agent
+}
 
 /** `.` and `..` would be another path for the server, or for what is before it. */
 function checkPath(path: string): void {
@@ -45,7 +56,7 @@ export class HttpTransport {
   readonly #connection: KubeConnection
   readonly #origin: string
   readonly #prefix: string
-  #agent: { readonly material: TlsMaterial; readonly dispatcher: Agent } | undefined
+  #agents: Agents | undefined
   #isClosed = false
 
   constructor(connection: KubeConnection) {
@@ -72,33 +83,27 @@ export class HttpTransport {
 
   close(): void {
     this.#isClosed = true
-    void this.#agent?.dispatcher.destroy()
-    this.#agent = undefined
+    void this.#agents?.calls.destroy()
+    void this.#agents?.streams.destroy()
+    this.#agents = undefined
   }
 
   /** To be used before anything else is awaited: the next call may replace and close it. */
-  #dispatcher(material: TlsMaterial): Agent {
+  #dispatcher(material: TlsMaterial, isStream: boolean): Agent {
     if (this.#isClosed) throw new MeshError('CLOSED', 'the client of the Kubernetes API is closed')
-    if (this.#agent?.material === material) return this.#agent.dispatcher
-    // Connections with the old roots or certificate finish what they carry.
-    void this.#agent?.dispatcher.close()
-    const { ca, cert, key, servername, isVerified } = material
-    const dispatcher = new Agent({
-      // Each watch holds one, so there is no bound here; callers bound what they ask at once.
-      pipelining: 1, keepAliveTimeout: 30_000, maxHeaderSize: 32_768, bodyTimeout: 0, headersTimeout: 0,
-      connect: {
-        timeout: 10_000, keepAlive: true, keepAliveInitialDelay: 15_000, rejectUnauthorized: isVerified,
-        ...(ca !== undefined && { ca }), ...(cert !== undefined && { cert, key }), ...(servername !== undefined && { servername }),
-      },
-    })
-    this.#agent = { material, dispatcher }
-    return dispatcher
+    if (this.#agents?.material !== material) {
+      // Connections with the old roots or certificate finish what they carry.
+      void this.#agents?.calls.close()
+      void this.#agents?.streams.close()
+      this.#agents = { material, calls: newAgent(material, mostConnections), streams: newAgent(material, undefined) }
+    }
+    return isStream ? this.#agents.streams : this.#agents.calls
   }
 
   async #once(ask: HttpRequest, authorization: string | undefined): Promise<HttpAnswer> {
     const material = await this.#connection.tls()
     try {
-      const { statusCode, headers, body } = await this.#dispatcher(material).request({
+      const { statusCode, headers, body } = await this.#dispatcher(material, ask.isStream === true).request({
         origin: this.#origin,
         path: target(this.#prefix, ask),
         method: ask.method,
@@ -120,6 +125,16 @@ export class HttpTransport {
       throw transportError(ask, cause)
     }
   }
+}
+
+function newAgent({ ca, cert, key, servername, isVerified }: TlsMaterial, connections: number | undefined): Agent {
+  return new Agent({
+    pipelining: 1, keepAliveTimeout: 30_000, maxHeaderSize: 32_768, bodyTimeout: 0, headersTimeout: 0, ...(connections !== undefined && { connections }),
+    connect: {
+      timeout: 10_000, keepAlive: true, keepAliveInitialDelay: 15_000, rejectUnauthorized: isVerified,
+      ...(ca !== undefined && { ca }), ...(cert !== undefined && { cert, key }), ...(servername !== undefined && { servername }),
+    },
+  })
 }
 
 function retryAfter(header: string | string[] | undefined): number | undefined {

@@ -5,7 +5,7 @@ import { systemClock, type Clock } from '../core/clock.ts'
 import { describeError, MeshError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
 import { isConflict, isNotFound } from './answers.ts'
-import { resourcePath, type KubeApi, type KubeObject, type ResourceType } from './api.ts'
+import { resourcePath, type CallOptions, type KubeApi, type KubeObject, type ResourceType } from './api.ts'
 
 export interface LeaseOptions {
   readonly api: Pick<KubeApi, 'get' | 'create' | 'replace'>
@@ -78,6 +78,8 @@ export class Lease {
   readonly #ended = new AbortController()
   #running: Promise<void> | undefined
   #observed: Observed | undefined
+  /** As we wrote it last, while we lead and nobody else was seen to write. */
+  #written: KubeObject | undefined
   #holder = ''
   #because: string | undefined
   /** While we lead. */
@@ -149,6 +151,7 @@ export class Lease {
   async #attempt(): Promise<void> {
     const { api, name, holder } = this.#options
     const call = { signal: this.#ended.signal, timeoutMs: Math.max(1_000, this.#times.renewWithinMs / 2) }
+    if (this.isLeading && this.#written && await this.#renew(this.#written, call)) return
     let found: KubeObject
     try {
       found = await api.get(`${this.#path}/${encodeURIComponent(name)}`, call)
@@ -177,6 +180,21 @@ export class Lease {
     this.#hold(written, sentMs)
   }
 
+  /** Without looking first: false if somebody else wrote meanwhile. */
+  async #renew(written: KubeObject, call: CallOptions): Promise<boolean> {
+    this.#written = undefined
+    const sentMs = this.#clock.monotonicMs()
+    const spec = readSpec(written.spec, this.#times.durationMs / 1_000)
+    try {
+      const { name } = this.#options
+      this.#hold(await this.#options.api.replace(`${this.#path}/${encodeURIComponent(name)}`, this.#object(written, spec), call), sentMs)
+      return true
+    } catch (error) {
+      if (isConflict(error) || isNotFound(error)) return false
+      throw error
+    }
+  }
+
   #object(found: KubeObject | undefined, spec: LeaseSpec | undefined): unknown {
     const { holder, name, namespace } = this.#options
     const now = microTime(this.#clock.nowMs())
@@ -194,6 +212,7 @@ export class Lease {
 
   #hold(written: KubeObject, sentMs: number): void {
     this.#holder = this.#options.holder
+    this.#written = written
     this.#observed = { version: written.metadata.resourceVersion ?? '', atMs: this.#clock.monotonicMs() }
     // The time may have run out while the answer was on its way, or we were told to end.
     const validUntilMs = sentMs + this.#times.renewWithinMs

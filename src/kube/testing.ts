@@ -81,6 +81,8 @@ export class FakeKubeApi {
   readonly tokens = new Map<string, Record<string, unknown>>()
   /** Looked at before every answer. */
   fault: (request: SeenRequest) => Fault = () => undefined
+  /** Answers wait for it. */
+  hold: (request: SeenRequest) => Promise<void> | undefined = () => undefined
   /** What a watch of something forgotten gets: a status, or an event in a stream. */
   goneAs: 'status' | 'event' = 'event'
   url = ''
@@ -171,7 +173,7 @@ export class FakeKubeApi {
     const object = {
       ...draft, apiVersion: type.group === '' ? type.version : `${type.group}/${type.version}`, kind: type.kind,
       metadata: {
-        ...draft.metadata, uid: before?.metadata.uid ?? `uid-${this.#version}`, resourceVersion: String(this.#version), generation,
+        ...draft.metadata, uid: before?.metadata.uid ?? draft.metadata['uid'] ?? `uid-${this.#version}`, resourceVersion: String(this.#version), generation,
         creationTimestamp: before?.metadata.creationTimestamp ?? new Date().toISOString(),
       },
     } as unknown as KubeObject
@@ -218,6 +220,10 @@ export class FakeKubeApi {
     for (const socket of this.#sockets) socket.destroy()
   }
 
+  get connections(): number {
+    return this.#sockets.size
+  }
+
   get watches(): number {
     return this.#watchers.size
   }
@@ -254,6 +260,7 @@ export class FakeKubeApi {
       method: request.method ?? 'GET', path: url.pathname, query: url.searchParams, headers: request.headers, body: text === '' ? undefined : JSON.parse(text),
     }
     this.seen.push(seen)
+    await this.hold(seen)
     const fault = this.fault(seen)
     if (fault === 'reset') return void request.socket.destroy()
     if (fault) return void response.writeHead(fault.status, fault.headers).end(fault.body ?? '')
