@@ -8,6 +8,7 @@ import { mustRun, runCommand } from '../../src/local/command.ts'
 import { systemNamespace } from '../../src/model/kubernetes-names.ts'
 import { appReference } from './app-image.ts'
 import { Cluster, clusterKeptFor } from './cluster.ts'
+import { gatewayApiCrds } from './gateway-api.ts'
 import { givenCluster } from './given-cluster.ts'
 import { Kubectl } from './kubectl.ts'
 import type { productTags } from './product-image.ts'
@@ -65,7 +66,7 @@ async function sidestepCommand(args: readonly string[]): Promise<string[]> {
 /** What every installation on the stage is told. */
 export async function installArguments(tag: (typeof productTags)[number] = 'one'): Promise<string[]> {
   const { repository } = await stage()
-  return ['--set', `image.repository=${repository}`, '--set', `image.tag=${tag}`]
+  return ['--set', `image.repository=${repository}`, '--set', `image.tag=${tag}`, '--gateway-api-crds', await gatewayApiCrds()]
 }
 
 /** Installs Sidestep unless it is there. */
