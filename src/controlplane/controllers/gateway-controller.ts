@@ -227,9 +227,9 @@ export class GatewayController {
     if (JSON.stringify(before) !== JSON.stringify(state)) this.#options.onState()
   }
 
-  /** By `namespace/name`. */
-  stateOf(id: string): GatewayState {
-    return this.#states.get(id) ?? { t: 'pending' }
+  /** By `namespace/name`; undefined before it was looked at: what its status says may be right. */
+  stateOf(id: string): GatewayState | undefined {
+    return this.#states.get(id)
   }
 
   async close(): Promise<void> {

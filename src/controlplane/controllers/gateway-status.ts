@@ -16,7 +16,7 @@ export interface GatewayAddressStatus {
 
 /** What became of a Gateway's objects. */
 export type GatewayState =
-  /** Not tried yet. */
+  /** Not made yet. */
   | { readonly t: 'pending' }
   /** What it asks for cannot be made as it is written; what was made before stays. */
   | { readonly t: 'refused'; readonly reason: 'Invalid' | 'InvalidParameters'; readonly message: string }

@@ -32,7 +32,7 @@ export interface StatusKeeperOptions {
   readonly view: () => PlaneView | undefined
   readonly pods: () => Iterable<RunningPod>
   readonly captures: CaptureBook
-  readonly stateOf: (gateway: string) => GatewayState
+  readonly stateOf: (gateway: string) => GatewayState | undefined
   readonly writer: StatusWriter
   readonly clock: Clock
   readonly logger: Logger
@@ -146,7 +146,8 @@ export class StatusKeeper {
     switch (kind) {
       case 'Gateway': {
         const role = roleOf(object.gatewayClassName ?? '', view)
-        return role && gatewayStatusChange({ generation, facts, state: this.#options.stateOf(`${namespace}/${name}`), status, now })
+        const state = this.#options.stateOf(`${namespace}/${name}`) ?? (facts.isUnreadable ? { t: 'pending' as const } : undefined)
+        return role && state && gatewayStatusChange({ generation, facts, state, status, now })
       }
       case 'GatewayClass': {
         const role = roleOf(name, view)
