@@ -43,7 +43,8 @@ export function refusalOfEvent(path: string, object: unknown): MeshError {
 }
 
 export function apiError(method: string, path: string, status: number, reason: string, message: string): MeshError {
-  return new MeshError('KUBE_API', `${method} ${path}: ${status}${reason === '' ? '' : ` ${reason}`}${message === '' ? '' : `: ${message}`}`, {
+  const said = [`${method} ${path}`, `${status} ${reason}`.trim(), message].filter((part) => part !== '').join(': ')
+  return new MeshError('KUBE_API', said, {
     source: 'upstream',
     retry: status === 429 || status >= 500 ? 'always' : 'never',
     detail: { status, reason, path },
@@ -51,7 +52,9 @@ export function apiError(method: string, path: string, status: number, reason: s
 }
 
 export function unreachable(method: string, path: string, because: string, cause?: unknown): MeshError {
-  return new MeshError('KUBE_UNREACHABLE', `${method} ${path}: ${because}`, { source: 'upstream', detail: { path }, ...(cause !== undefined && { cause }) })
+  return new MeshError('KUBE_UNREACHABLE', `${method} ${path}: ${because}`, {
+    source: 'upstream', detail: { path }, ...(cause !== undefined && { cause }),
+  })
 }
 
 /** The HTTP status of a KUBE_API error; undefined for everything else. */

@@ -62,6 +62,12 @@ const patchTypes: Readonly<Record<PatchType, string>> = {
 }
 
 type Query = NonNullable<CallOptions['query']>
+type Method = HttpRequest['method']
+
+interface Body {
+  readonly type: string
+  readonly value: unknown
+}
 
 function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
@@ -153,7 +159,8 @@ export class KubeClient implements KubeApi, WatchApi {
     let limit = typeof options.query?.['limit'] === 'number' ? options.query['limit'] : pageLimit
     for (;;) {
       try {
-        return readPage(path, await this.#call('GET', path, { ...options.query, limit: limit === 0 ? undefined : limit }, undefined, options, accept))
+        const query = { ...options.query, limit: limit === 0 ? undefined : limit }
+        return readPage(path, await this.#call('GET', path, query, undefined, options, accept))
       } catch (error) {
         if (kubeReason(error) !== 'AnswerTooLarge' || limit <= 1) throw error
         limit = Math.ceil(limit / 8)
@@ -192,7 +199,7 @@ export class KubeClient implements KubeApi, WatchApi {
     if (thrown) throw thrown.error
   }
 
-  async #object(method: HttpRequest['method'], path: string, query: Query, body: { type: string; value: unknown } | undefined, options: CallOptions): Promise<KubeObject> {
+  async #object(method: Method, path: string, query: Query, body: Body | undefined, options: CallOptions): Promise<KubeObject> {
     const answer = await this.#call(method, path, query, body, options)
     // The list of what the core group has is the one answer that does not say its own version.
     const value = isRecord(answer) && answer['kind'] === 'APIResourceList' ? { apiVersion: 'v1', ...answer } : answer
@@ -203,13 +210,14 @@ export class KubeClient implements KubeApi, WatchApi {
 
   /** The parsed body of a success. */
   async #call(
-    method: HttpRequest['method'], path: string, query: Query, body: { type: string; value: unknown } | undefined, options: CallOptions, accept = json,
+    method: Method, path: string, query: Query, body: Body | undefined, options: CallOptions, accept = json,
   ): Promise<unknown> {
     const deadlineMs = performance.now() + (options.timeoutMs ?? defaultTimeoutMs)
     const timeout = AbortSignal.timeout(options.timeoutMs ?? defaultTimeoutMs)
     const signal = options.signal ? AbortSignal.any([options.signal, timeout]) : timeout
     const ask: HttpRequest = {
-      method, path, query, accept, signal, silenceMs: 0, ...(body && { body: { type: body.type, text: JSON.stringify(body.value) } }),
+      method, path, query, accept, signal, silenceMs: 0,
+      ...(body && { body: { type: body.type, text: JSON.stringify(body.value) } }),
     }
     for (let attempt = 1; ; attempt += 1) {
       const { value, again } = await this.#attempt(ask)
@@ -235,7 +243,8 @@ export class KubeClient implements KubeApi, WatchApi {
       return { again: { error, waitMs: Math.max(100, answer.retryAfterMs) } }
     } catch (error) {
       // A kept connection may have been closed as we used it; reading twice does no harm.
-      if (ask.method === 'GET' && !ask.signal.aborted && error instanceof MeshError && isBroken(error)) return { again: { error, waitMs: 50 } }
+      const mayRepeat = ask.method === 'GET' && !ask.signal.aborted
+      if (mayRepeat && error instanceof MeshError && isBroken(error)) return { again: { error, waitMs: 50 } }
       throw error
     } finally {
       this.#options.onAnswer?.(ask.method, status, performance.now() - fromMs)

@@ -101,7 +101,7 @@ async function readBounded(path: string): Promise<string> {
 /** Newlines or anything else that is no header are refused here, before a library quotes them. */
 function bearer(token: string): string {
   const trimmed = token.trim()
-  if (trimmed === '' || !/^[\x21-\x7e]+$/.test(trimmed)) throw bad('the token for the Kubernetes API is empty or has characters that no token has')
+  if (!/^[\x21-\x7e]+$/.test(trimmed)) throw bad('the token for the Kubernetes API is empty or has characters that no token has')
   return `Bearer ${trimmed}`
 }
 
@@ -244,21 +244,24 @@ function checkedServer(server: string): string {
   } catch {
     throw bad(`the server ${JSON.stringify(server)} of the kubeconfig is no URL`)
   }
-  if (url.protocol !== 'https:' && url.protocol !== 'http:') throw bad(`the server ${JSON.stringify(server)} of the kubeconfig is neither https nor http`)
+  const shown = JSON.stringify(server)
+  if (url.protocol !== 'https:' && url.protocol !== 'http:') throw bad(`the server ${shown} of the kubeconfig is neither https nor http`)
   // kubectl proxy; anywhere else a token would be there for the taking.
   if (url.protocol === 'http:' && !['localhost', '127.0.0.1', '[::1]'].includes(url.hostname)) {
-    throw bad(`the server ${JSON.stringify(server)} of the kubeconfig speaks http, which is for this machine alone`)
+    throw bad(`the server ${shown} of the kubeconfig speaks http, which is for this machine alone`)
   }
   return `${url.origin}${url.pathname.replace(/\/+$/, '')}`
 }
 
-async function dataOrFile<T extends Readonly<Record<string, unknown>>>(found: Found<T>, data: string, file: string): Promise<string | undefined> {
-  const inline = found.value[data]
+type Fields = Readonly<Record<string, unknown>>
+
+async function dataOrFile({ value, directory }: Found<Fields>, data: string, file: string): Promise<string | undefined> {
+  const inline = value[data]
   if (typeof inline === 'string' && inline !== '') return Buffer.from(inline, 'base64').toString('utf8')
-  const path = found.value[file]
+  const path = value[file]
   if (typeof path !== 'string' || path === '') return undefined
   try {
-    return await readBounded(resolve(found.directory, path))
+    return await readBounded(resolve(directory, path))
   } catch (cause) {
     throw bad(`cannot read ${path}, which the kubeconfig names as ${file}`, cause)
   }
@@ -269,12 +272,15 @@ interface UserSecrets {
   authorization(isRefused: boolean): Promise<string | undefined>
 }
 
-async function readUser(user: Found<z.infer<typeof userSchema>> | undefined, name: string, options: ConnectionOptions): Promise<UserSecrets> {
+type User = z.infer<typeof userSchema>
+
+async function readUser(user: Found<User> | undefined, name: string, options: ConnectionOptions): Promise<UserSecrets> {
   if (!user) return { certificate: async () => undefined, authorization: async () => undefined }
   const { value } = user
+  const { environment, clock = systemClock } = options
   if (value['auth-provider']) throw bad(`the user ${name} of the kubeconfig has an auth-provider, which Kubernetes gave up in 1.26`)
   if (value.exec) {
-    const exec = execCredentials(value.exec, { environment: options.environment, directory: user.directory, clock: options.clock ?? systemClock })
+    const exec = execCredentials(value.exec, { environment, directory: user.directory, clock })
     return {
       certificate: async () => (await exec(false)).certificate,
       authorization: async (isRefused) => {
@@ -287,10 +293,10 @@ async function readUser(user: Found<z.infer<typeof userSchema>> | undefined, nam
   const key = await dataOrFile(user, 'client-key-data', 'client-key')
   if ((cert === undefined) !== (key === undefined)) throw bad(`the user ${name} of the kubeconfig has half of a certificate and its key`)
   const certificate = cert === undefined || key === undefined ? undefined : { cert, key }
-  return { certificate: async () => certificate, authorization: authorizationOf(value, user.directory, options.clock ?? systemClock) }
+  return { certificate: async () => certificate, authorization: authorizationOf(value, user.directory, clock) }
 }
 
-function authorizationOf(user: z.infer<typeof userSchema>, directory: string, clock: Clock): (isRefused: boolean) => Promise<string | undefined> {
+function authorizationOf(user: User, directory: string, clock: Clock): UserSecrets['authorization'] {
   const { token, tokenFile, username, password } = user
   if (token) return async () => bearer(token)
   if (tokenFile) {

@@ -159,7 +159,8 @@ export class EventRecorder {
       note: cut(event.note),
       regarding: {
         apiVersion, kind, name: metadata.name, ...(metadata.namespace !== undefined && { namespace: metadata.namespace }),
-        ...(metadata.uid !== undefined && { uid: metadata.uid }), ...(metadata.resourceVersion !== undefined && { resourceVersion: metadata.resourceVersion }),
+        ...(metadata.uid !== undefined && { uid: metadata.uid }),
+        ...(metadata.resourceVersion !== undefined && { resourceVersion: metadata.resourceVersion }),
       },
     }, { signal: this.#ended.signal, timeoutMs: 10_000 })
   }
@@ -168,7 +169,8 @@ export class EventRecorder {
     const { name, namespace, count } = known
     const series = { count, lastObservedTime: microTime(this.#clock.nowMs()) }
     try {
-      await this.#options.api.patch(resourcePath(eventType, { namespace, name }), { series }, 'merge', { signal: this.#ended.signal, timeoutMs: 10_000 })
+      const path = resourcePath(eventType, { namespace, name })
+      await this.#options.api.patch(path, { series }, 'merge', { signal: this.#ended.signal, timeoutMs: 10_000 })
     } catch (error) {
       if (!isNotFound(error)) throw error
       // API servers forget events after an hour.

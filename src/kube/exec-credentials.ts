@@ -51,13 +51,13 @@ export function execCredentials(exec: z.infer<typeof execSchema>, options: ExecO
   let running: Promise<ExecCredentials> | undefined
   const run = async (): Promise<ExecCredentials> => {
     const answer = await runPlugin(exec, options)
-    const { expirationTimestamp, token, clientCertificateData, clientKeyData } = answer.status
+    const { expirationTimestamp, token, clientCertificateData: cert, clientKeyData: key } = answer.status
     const endsMs = expirationTimestamp === undefined ? Infinity : Date.parse(expirationTimestamp)
     const credentials: ExecCredentials = {
       ...(token !== undefined && { token }),
-      ...(clientCertificateData !== undefined && clientKeyData !== undefined && { certificate: { cert: clientCertificateData, key: clientKeyData } }),
+      ...(cert !== undefined && key !== undefined && { certificate: { cert, key } }),
     }
-    if (credentials.token === undefined && !credentials.certificate) throw failed(exec.command, 'it gave neither a token nor a certificate with its key')
+    if (token === undefined && !credentials.certificate) throw failed(exec.command, 'it gave neither a token nor a certificate with its key')
     held = { credentials, endsMs: Number.isNaN(endsMs) ? 0 : endsMs }
     return credentials
   }
@@ -75,7 +75,9 @@ function failed(command: string, because: string, detail: Readonly<Record<string
 }
 
 async function runPlugin(exec: z.infer<typeof execSchema>, options: ExecOptions): Promise<z.infer<typeof answerSchema>> {
-  if (exec.interactiveMode === 'Always') throw new MeshError('BAD_CONFIG', `the credential plugin ${exec.command} wants a terminal, which we have not`)
+  if (exec.interactiveMode === 'Always') {
+    throw new MeshError('BAD_CONFIG', `the credential plugin ${exec.command} wants a terminal, which we have not`)
+  }
   const env = {
     ...options.environment,
     ...Object.fromEntries((exec.env ?? []).map(({ name, value }) => [name, value])),

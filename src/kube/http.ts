@@ -20,6 +20,9 @@ export interface HttpRequest {
   readonly isStream?: boolean
 }
 
+/** What errors say of a request. */
+type Asked = Pick<HttpRequest, 'method' | 'path' | 'signal'>
+
 export interface HttpAnswer {
   readonly status: number
   /** Of a Retry-After in seconds. */
@@ -129,7 +132,8 @@ export class HttpTransport {
 
 function newAgent({ ca, cert, key, servername, isVerified }: TlsMaterial, connections: number | undefined): Agent {
   return new Agent({
-    pipelining: 1, keepAliveTimeout: 30_000, maxHeaderSize: 32_768, bodyTimeout: 0, headersTimeout: 0, ...(connections !== undefined && { connections }),
+    pipelining: 1, keepAliveTimeout: 30_000, maxHeaderSize: 32_768, bodyTimeout: 0, headersTimeout: 0,
+    ...(connections !== undefined && { connections }),
     connect: {
       timeout: 10_000, keepAlive: true, keepAliveInitialDelay: 15_000, rejectUnauthorized: isVerified,
       ...(ca !== undefined && { ca }), ...(cert !== undefined && { cert, key }), ...(servername !== undefined && { servername }),
@@ -143,7 +147,7 @@ function retryAfter(header: string | string[] | undefined): number | undefined {
 }
 
 /** KUBE_UNREACHABLE, or CLOSED where our own caller ended it, of whatever broke while sending or reading. */
-export function transportError({ method, path, signal }: Pick<HttpRequest, 'method' | 'path' | 'signal'>, cause: unknown): MeshError {
+export function transportError({ method, path, signal }: Asked, cause: unknown): MeshError {
   if (cause instanceof MeshError) return cause
   if (signal.aborted) {
     if (signal.reason instanceof MeshError) return signal.reason
@@ -156,13 +160,15 @@ export function transportError({ method, path, signal }: Pick<HttpRequest, 'meth
 }
 
 /** The whole body. Rejects with KUBE_API (reason AnswerTooLarge), KUBE_UNREACHABLE where it breaks off. */
-export async function readBody(ask: Pick<HttpRequest, 'method' | 'path' | 'signal'>, answer: HttpAnswer, largestBytes: number): Promise<string> {
+export async function readBody(ask: Asked, answer: HttpAnswer, largestBytes: number): Promise<string> {
   const chunks: Buffer[] = []
   let sizeBytes = 0
   try {
     for await (const chunk of answer.body as AsyncIterable<Buffer>) {
       sizeBytes += chunk.length
-      if (sizeBytes > largestBytes) throw apiError(ask.method, ask.path, answer.status, 'AnswerTooLarge', `the answer is larger than ${largestBytes} bytes`)
+      if (sizeBytes > largestBytes) {
+        throw apiError(ask.method, ask.path, answer.status, 'AnswerTooLarge', `the answer is larger than ${largestBytes} bytes`)
+      }
       chunks.push(chunk)
     }
   } catch (cause) {
@@ -172,7 +178,7 @@ export async function readBody(ask: Pick<HttpRequest, 'method' | 'path' | 'signa
 }
 
 /** What an answer that is no success rejects with. */
-export async function refusalOf(ask: Pick<HttpRequest, 'method' | 'path' | 'signal'>, answer: HttpAnswer): Promise<MeshError> {
+export async function refusalOf(ask: Asked, answer: HttpAnswer): Promise<MeshError> {
   let text = ''
   try {
     text = await readBody(ask, answer, largestRefusalBytes)

@@ -114,7 +114,9 @@ class KindFollower {
 
   state(): OptionalKindState {
     return {
-      version: this.#watch?.version, ...(this.#watch && { watch: this.#watch.listWatch.state() }), ...(this.#because !== undefined && { because: this.#because }),
+      version: this.#watch?.version,
+      ...(this.#watch && { watch: this.#watch.listWatch.state() }),
+      ...(this.#because !== undefined && { because: this.#because }),
     }
   }
 
@@ -141,7 +143,8 @@ class KindFollower {
     } catch (error) {
       this.#because = describeError(error)
       const waitMs = this.#backoff.next()
-      this.#options.log.warn({ group: this.kind.group, plural: this.kind.plural, because: this.#because, waitMs }, 'definition of a kind could not be read')
+      const { group, plural } = this.kind
+      this.#options.log.warn({ group, plural, because: this.#because, waitMs }, 'definition of a kind could not be read')
       this.#cancelRetry = this.#clock.after(waitMs, () => {
         if (!this.#looking && !this.#isClosed) void this.#look()
       })
@@ -193,7 +196,8 @@ class KindFollower {
           this.#remove(key)
         },
       },
-      ...(clock && { clock }), ...(limits && { limits }), ...(namespace !== undefined && { namespace }), ...(labelSelector !== undefined && { labelSelector }),
+      ...(clock && { clock }), ...(limits && { limits }),
+      ...(namespace !== undefined && { namespace }), ...(labelSelector !== undefined && { labelSelector }),
     })
     listWatch.start()
     void listWatch.synced().then(() => {

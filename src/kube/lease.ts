@@ -16,7 +16,10 @@ export interface LeaseOptions {
   readonly holder: string
   /** The signal is aborted the moment that leading ends. */
   readonly onLeading: (signal: AbortSignal) => void
-  /** Told once for each `onLeading`. Where it returns a promise, giving the lease up waits for it, but never past the lease's end; leading again waits for it too. */
+  /**
+   * Told once for each `onLeading`. Where it returns a promise, giving the lease up waits for it, but never past the lease's end;
+   * leading again waits for it too.
+   */
   readonly onLost: (because: LeaseLoss) => void | Promise<void>
   readonly clock?: Clock
   readonly times?: Partial<LeaseTimes>
@@ -91,7 +94,9 @@ export class Lease {
     this.#times = { ...defaultTimes, ...options.times }
     this.#clock = options.clock ?? systemClock
     this.#path = resourcePath(leaseType, { namespace: options.namespace })
-    if (this.#times.renewWithinMs >= this.#times.durationMs) throw new MeshError('BAD_CONFIG', 'a lease must be given up before others may take it')
+    if (this.#times.renewWithinMs >= this.#times.durationMs) {
+      throw new MeshError('BAD_CONFIG', 'a lease must be given up before others may take it')
+    }
   }
 
   /** Once. Tries until `close`. */
@@ -127,7 +132,9 @@ export class Lease {
       } catch (error) {
         if (this.#ended.signal.aborted) return
         const because = describeError(error)
-        if (because !== this.#because && !isConflict(error)) this.#options.log.warn({ lease: this.#options.name, because }, 'lease could not be asked for')
+        if (because !== this.#because && !isConflict(error)) {
+          this.#options.log.warn({ lease: this.#options.name, because }, 'lease could not be asked for')
+        }
         this.#because = because
       }
       await this.#pause(this.#times.everyMs * (this.#leading ? 1 : 0.8 + Math.random() * 0.4))
@@ -176,7 +183,8 @@ export class Lease {
     }
     const sentMs = this.#clock.monotonicMs()
     // The resourceVersion makes it fail if anybody else was quicker.
-    const written = await api.replace(`${this.#path}/${encodeURIComponent(name)}`, this.#object(found, isOurs ? spec : { ...spec, acquireTime: undefined }), call)
+    const next = this.#object(found, isOurs ? spec : { ...spec, acquireTime: undefined })
+    const written = await api.replace(`${this.#path}/${encodeURIComponent(name)}`, next, call)
     this.#hold(written, sentMs)
   }
 

@@ -74,7 +74,8 @@ function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
 }
 
 function readEvent(value: unknown): WatchEvent {
-  if (isRecord(value) && typeof value['type'] === 'string' && isRecord(value['object'])) return { type: value['type'], object: value['object'] }
+  const { type, object } = isRecord(value) ? value : {}
+  if (typeof type === 'string' && isRecord(object)) return { type, object }
   throw new MeshError('BAD_MESSAGE', 'a line of a watch is no event', { source: 'upstream' })
 }
 
@@ -173,8 +174,9 @@ export class ListWatch<T> {
     const { log, type } = this.#options
     // Ended watches and forgotten versions belong to life; one line each time that something new is wrong.
     const isOrdinary = error === undefined || isGone(error)
-    if (!isOrdinary && because !== this.#because) log.warn({ kind: type.kind, group: type.group, because, waitMs }, 'kubernetes watch interrupted')
-    else log.debug({ kind: type.kind, group: type.group, because, waitMs }, 'kubernetes watch waits')
+    const fields = { kind: type.kind, group: type.group, because, waitMs }
+    if (!isOrdinary && because !== this.#because) log.warn(fields, 'kubernetes watch interrupted')
+    else log.debug(fields, 'kubernetes watch waits')
     this.#because = because
     if (this.#isClosed) return
     this.#t = 'waiting'

@@ -119,13 +119,14 @@ export class TokenReviewer {
   async #ask(token: string): Promise<ReviewVerdict> {
     const { api, audience, atOnce = 16, mostWaiting = 1_000 } = this.#options
     if (this.#underWay >= atOnce) {
-      if (this.#waiting.length >= mostWaiting) throw new MeshError('OVERLOADED', 'too many tokens wait for the Kubernetes API', { detail: { limit: 'tokenReviews' } })
+      if (this.#waiting.length >= mostWaiting) {
+        throw new MeshError('OVERLOADED', 'too many tokens wait for the Kubernetes API', { detail: { limit: 'tokenReviews' } })
+      }
       await new Promise<void>((done) => this.#waiting.push(done))
     } else this.#underWay += 1
     try {
-      const answer = await api.create(
-        path, { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenReview', metadata: {}, spec: { token, audiences: [audience] } }, { timeoutMs: 10_000 },
-      )
+      const review = { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenReview', metadata: {}, spec: { token, audiences: [audience] } }
+      const answer = await api.create(path, review, { timeoutMs: 10_000 })
       return readReview(answer.status, audience)
     } finally {
       // The place goes to who waits.
