@@ -27,6 +27,7 @@ import type { Logger } from '../core/log.ts'
 import { KubeClient } from '../kube/client.ts'
 import { EventRecorder } from '../kube/event-recorder.ts'
 import { Lease } from '../kube/lease.ts'
+import { parseReplicas } from '../model/gateway-objects.ts'
 import { TokenReviewer } from '../kube/token-review.ts'
 import { controlPlaneName } from '../model/kubernetes-names.ts'
 import type { RuntimeFacts } from '../model/running-pod.ts'
@@ -162,7 +163,11 @@ async function kubernetesSources(config: Config, environment: Readonly<Record<st
         api, observed, view: () => plane.view(), pods: () => pods.facts.pods.values(),
         events: new EventRecorder({ api, log: log('events'), controller: 'sidestep.dev/controlplane', instance }),
         gateways: {
-          image: config.proxyImage, replicas: { min: 1, max: 5 }, systemNamespace: namespace, controlPlanePort: 15_012,
+          image: config.proxyImage, imagePullSecrets: listOf(config.proxyImagePullSecrets),
+          ...(config.proxyImagePullPolicy === '' ? {} : { imagePullPolicy: config.proxyImagePullPolicy }),
+          // The setting has been read before.
+          replicas: parseReplicas(config.gatewayReplicas) ?? { min: 1, max: 1 },
+          systemNamespace: namespace, controlPlanePort: 15_012,
           clusterId: config.clusterId, clusterDomain: config.clusterDomain, network: config.network,
           trustDomain: config.trustDomain, trustDomainAliases: config.trustDomainAliases,
         },

@@ -1,6 +1,7 @@
 // The control plane's settings: one table of name, environment variable, default and sentence. Parsed once, frozen, passed down.
 import { z } from 'zod'
 import { MeshError } from '../core/errors.ts'
+import { parseReplicas } from '../model/gateway-objects.ts'
 
 const endpoint = z.string().regex(/^(none|.+:\d{1,5})$/, 'must be HOST:PORT or none')
 const seconds = (least: number, most: number): z.ZodCoercedNumber => z.coerce.number().int().min(least).max(most)
@@ -13,6 +14,9 @@ export const configSchema = z.strictObject({
   podName: z.string().max(253).default('').describe('Kubernetes: our pod, by which replicas are told apart; empty takes the host name.'),
   istioLabels: z.enum(['', 'true', 'false']).default('').describe("Whether Istio's labels count where ours are not beside them; empty is true for a directory, false for kubernetes, where Istio may be too."),
   proxyImage: z.string().max(512).default('').describe('Kubernetes: image of the pods of Gateways; empty leaves Gateways without pods.'),
+  proxyImagePullPolicy: z.enum(['', 'Always', 'IfNotPresent', 'Never']).default('').describe('Kubernetes: when nodes fetch that image; empty is what Kubernetes does of itself.'),
+  proxyImagePullSecrets: z.string().max(2_048).default('').describe("Kubernetes: Secrets with which they may, separated by commas; they must be in the Gateways' namespaces."),
+  gatewayReplicas: z.string().refine((text) => parseReplicas(text) !== undefined, 'must be a number or a range such as 2-10').default('2-10').describe('Kubernetes: how many pods a Gateway has that does not say it itself, a number or a range; in a range an autoscaler decides.'),
   listenAddress: z.string().regex(/^.+:\d{1,5}$/, 'must be HOST:PORT').default('[::]:15012').describe('HOST:PORT for discovery and certificates, gRPC over TLS.'),
   metricsAddress: endpoint.default('[::]:15014').describe('HOST:PORT of /metrics and /ready; none turns them off.'),
   adminSocket: z.string().min(1).default('/run/sidestep/controlplane.sock').describe('Unix socket of the admin API.'),

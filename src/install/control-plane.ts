@@ -82,6 +82,7 @@ function controlPlaneContainer(values: InstallValues): Json {
       variable('SIDESTEP_SERVER_NAMES', `${host},${host}.${cluster.domain}`),
       variable('SIDESTEP_TOKEN_AUDIENCE', tokenAudience),
       variable('SIDESTEP_PROXY_IMAGE', imageOf(values)),
+      variable('SIDESTEP_PROXY_IMAGE_PULL_POLICY', values.image.pullPolicy),
       variable('SIDESTEP_CLUSTER_ID', cluster.id),
       variable('SIDESTEP_CLUSTER_DOMAIN', cluster.domain),
       variable('SIDESTEP_NETWORK', cluster.network),

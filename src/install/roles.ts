@@ -27,6 +27,8 @@ const controlPlaneRules = [
   rule('', ['namespaces/status', 'services/status'], ['patch', 'update']),
   rule(gatewayApi, ['gatewayclasses/status', 'gateways/status', 'httproutes/status', 'grpcroutes/status', 'tlsroutes/status', 'tcproutes/status', 'udproutes/status', 'backendtlspolicies/status'], ['patch', 'update']),
   rule('sidestep.dev', ['*/status'], ['patch', 'update']),
+  rule('networking.istio.io', ['serviceentries/status', 'workloadentries/status', 'virtualservices/status', 'destinationrules/status'], ['patch', 'update']),
+  rule('security.istio.io', ['authorizationpolicies/status', 'peerauthentications/status', 'requestauthentications/status'], ['patch', 'update']),
   rule('events.k8s.io', ['events'], ['create', 'patch']),
   rule('', ['events'], ['create', 'patch']),
   // Who asks for discovery and certificates.

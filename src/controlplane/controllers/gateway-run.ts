@@ -8,6 +8,8 @@ export interface GatewaySettings {
   /** Of the pods; Gateways have no pods without one. */
   readonly image: string
   readonly imagePullPolicy?: 'Always' | 'IfNotPresent' | 'Never'
+  /** In the Gateways' namespaces. */
+  readonly imagePullSecrets?: readonly string[]
   /** Where its Gateway does not say it. */
   readonly replicas: ReplicaRange
   /** Where the control plane is installed. */
@@ -63,6 +65,7 @@ export function gatewayRun({ namespace, name }: { readonly namespace: string; re
       automountServiceAccountToken: false,
       // Services named sidestep-... would become variables that look like settings.
       enableServiceLinks: false,
+      ...((settings.imagePullSecrets ?? []).length > 0 ? { imagePullSecrets: settings.imagePullSecrets?.map((each) => ({ name: each })) } : {}),
       nodeSelector: { 'kubernetes.io/os': 'linux' },
       terminationGracePeriodSeconds: graceSeconds,
       securityContext: {

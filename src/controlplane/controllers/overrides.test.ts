@@ -140,8 +140,8 @@ test('whatever is accepted, what makes the pods what they are is as before', () 
     accepted++
     const { objects } = applyOverrides(made(), [overrides])
     expect(JSON.stringify(fixedParts(objects))).toBe(before)
-  }), { numRuns: 3_000 })
-  expect(accepted).toBeGreaterThan(30)
+  }), { numRuns: 1_000 })
+  expect(accepted).toBeGreaterThan(10)
 })
 
 test('any text at all is read or refused', () => {
