@@ -7,6 +7,7 @@ import { stringify } from 'yaml'
 import { z } from 'zod'
 import { readInstallFiles } from '../src/cli/install-files.ts'
 import { yamlStyle, type InstallObject } from '../src/install/common.ts'
+import { dashboards } from '../src/install/dashboards.ts'
 import { installGroups, installObjects, type InstallFiles } from '../src/install/objects.ts'
 import { installValues, readValues, version, type InstallValues } from '../src/install/values.ts'
 import { conditionOf, placeholders, template } from './helm-template.ts'
@@ -34,6 +35,8 @@ export function deployFiles(files: InstallFiles): ReadonlyMap<string, string> {
   const monitored = { ...values, monitoring: { ...values.monitoring, podMonitors: true, alerts: true, dashboards: true } }
   const monitoring = installGroups(files).filter(({ name }) => ['pod-monitors', 'alerts', 'dashboards'].includes(name)).flatMap(({ objects }) => objects(monitored))
   written.set('manifests/monitoring.yaml', banner + yaml(monitoring))
+
+  for (const [file, dashboard] of Object.entries(dashboards)) written.set(`monitoring/dashboards/${file}`, `${JSON.stringify(dashboard, null, 2)}\n`)
 
   const holes = placeholders(installValues, { namespace: '.Release.Namespace' }) as InstallValues
   for (const group of installGroups(files)) {
@@ -105,7 +108,7 @@ function valuesSchema(): object {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const wanted = deployFiles(installFiles())
   const isCheck = process.argv.includes('--check')
-  const found = ['manifests', chart, `${chart}/templates`].flatMap(filesIn)
+  const found = ['manifests', 'monitoring/dashboards', chart, `${chart}/templates`].flatMap(filesIn)
   const stale = [...found.filter((file) => !wanted.has(file)), ...[...wanted].filter(([file, text]) => !found.includes(file) || readFileSync(join(deploy, file), 'utf8') !== text).map(([file]) => file)]
   if (isCheck && stale.length > 0) {
     process.stderr.write(`deploy/${stale[0]} is not what src/install says: run npm run generate\n`)

@@ -96,7 +96,7 @@ async function run(config: Config): Promise<void> {
   const report = (): ControlPlaneReport => ({
     ...plane.status(), ready: isReady(), pid: process.pid, podsConnected: pods.isConnected, nodes: connectedNodes(xds.nodes()), ca: keeper.status(),
   })
-  watchGauges(metrics, report, () => serving.port?.connections ?? 0)
+  watchGauges(metrics, report, () => serving.port?.connections ?? 0, () => sources.leads())
   const admin = await serveAdmin(config.adminSocket, {
     status: report,
     isReady,
@@ -141,7 +141,7 @@ async function run(config: Config): Promise<void> {
   logger.info({ port: serving.port.port, trustDomain: config.trustDomain }, 'control plane started')
 }
 
-function watchGauges(metrics: ControlPlaneMetrics, report: () => ControlPlaneReport, connections: () => number): void {
+function watchGauges(metrics: ControlPlaneMetrics, report: () => ControlPlaneReport, connections: () => number, leads: () => boolean): void {
   // All numbers of one scrape come from one look.
   let seen: { readonly atMs: number; readonly report: ControlPlaneReport } | undefined
   const recent = (): ControlPlaneReport => {
@@ -163,6 +163,7 @@ function watchGauges(metrics: ControlPlaneMetrics, report: () => ControlPlaneRep
     policies: () => recent().policies,
     objectsRefused: () => recent().objects.filter((object) => !object.accepted).length,
     podsConnected: () => (recent().podsConnected ? 1 : 0),
+    leads: () => (leads() ? 1 : 0),
     caExpirySeconds: () => seconds(recent().ca.expires),
     servingExpirySeconds: () => seconds(recent().ca.servingExpires),
     roots: () => recent().ca.roots,

@@ -1,4 +1,4 @@
-// What an installation takes from deploy/: kinds, rules of admission, dashboards. Other generators write them; here they are read.
+// What an installation takes from deploy/: kinds and rules of admission. Other generators write them; here they are read.
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { parseAllDocuments } from 'yaml'
@@ -9,8 +9,7 @@ import type { InstallFiles } from '../install/objects.ts'
 /** `deploy` is that directory. What is not there is empty. */
 export function readInstallFiles(deploy: string): InstallFiles {
   const objects = (directory: string): InstallObject[] => filesIn(join(deploy, directory), /\.ya?ml$/).flatMap(objectsOf)
-  const dashboards = filesIn(join(deploy, 'monitoring/dashboards'), /\.json$/).map((file) => [basename(file), readFileSync(file, 'utf8')] as const)
-  return { crds: objects('crds'), admission: objects('admission'), dashboards: Object.fromEntries(dashboards) }
+  return { crds: objects('crds'), admission: objects('admission') }
 }
 
 /** Says how to combine the files beside it; Gateway API's own directories have one. No object. */

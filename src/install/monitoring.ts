@@ -2,6 +2,7 @@
 import { controlPlaneName, ztunnelName } from '../model/kubernetes-names.ts'
 import { alertGroups } from './alerts.ts'
 import { labelsOf, partLabels, type InstallObject } from './common.ts'
+import { dashboards } from './dashboards.ts'
 import type { InstallValues } from './values.ts'
 
 const labelsFor = ({ monitoring }: InstallValues): Readonly<Record<string, string>> => ({ ...labelsOf('monitoring'), ...monitoring.labels })
@@ -29,11 +30,10 @@ export function alertObjects(values: InstallValues): InstallObject[] {
   }]
 }
 
-/** `dashboards` are texts by file name. */
-export function dashboardObjects(values: InstallValues, dashboards: Readonly<Record<string, string>>): InstallObject[] {
-  return Object.entries(dashboards).map(([file, text]) => ({
+export function dashboardObjects(values: InstallValues): InstallObject[] {
+  return Object.entries(dashboards).map(([file, dashboard]) => ({
     apiVersion: 'v1', kind: 'ConfigMap',
     metadata: { name: `sidestep-dashboard-${file.replace(/\.json$/, '')}`, namespace: values.namespace, labels: { ...labelsFor(values), grafana_dashboard: '1' } },
-    data: { [file]: text },
+    data: { [file]: JSON.stringify(dashboard) },
   }))
 }

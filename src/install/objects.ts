@@ -27,8 +27,6 @@ export interface InstallFiles {
   readonly crds: readonly InstallObject[]
   /** deploy/admission */
   readonly admission: readonly InstallObject[]
-  /** deploy/monitoring/dashboards: text by file name. */
-  readonly dashboards: Readonly<Record<string, string>>
 }
 
 /** In the order in which they are applied; the reverse is that of removal. */
@@ -44,7 +42,7 @@ export function installGroups(files: InstallFiles): readonly InstallGroup[] {
     { name: 'admission', when: ({ admission }) => admission.install, objects: () => files.admission },
     { name: 'pod-monitors', when: ({ monitoring }) => monitoring.podMonitors, objects: podMonitors },
     { name: 'alerts', when: ({ monitoring }) => monitoring.alerts, objects: alertObjects },
-    { name: 'dashboards', when: ({ monitoring }) => monitoring.dashboards, objects: (values) => dashboardObjects(values, files.dashboards) },
+    { name: 'dashboards', when: ({ monitoring }) => monitoring.dashboards, objects: dashboardObjects },
   ]
 }
 

@@ -8,7 +8,7 @@ test('counts what happened and reads the rest when asked', async () => {
   const zero = (): number => 0
   metrics.watch({
     nodes: () => nodes, gatewayPods: () => 6, connections: zero, behind: zero, nacked: () => 2, nackedResponses: () => 3, workloads: zero, services: zero, policies: zero,
-    objectsRefused: () => 4, podsConnected: () => 1, caExpirySeconds: () => 2e9, servingExpirySeconds: zero, roots: () => 2,
+    objectsRefused: () => 4, podsConnected: () => 1, leads: () => 1, caExpirySeconds: () => 2e9, servingExpirySeconds: zero, roots: () => 2,
   })
   metrics.pushed({ type: 'address', resources: 3, removed: 1, bytes: 100 })
   metrics.streamRefused('unauthenticated')

@@ -16,6 +16,8 @@ export interface ControlPlaneGauges {
   readonly policies: () => number
   readonly objectsRefused: () => number
   readonly podsConnected: () => number
+  /** 1 for whoever does what only one replica may do. */
+  readonly leads: () => number
   /** Seconds since 1970. */
   readonly caExpirySeconds: () => number
   readonly servingExpirySeconds: () => number
@@ -33,6 +35,7 @@ const gaugeHelp: Readonly<Record<keyof ControlPlaneGauges, readonly [string, str
   services: ['sidestep_controlplane_services', 'Services published'],
   policies: ['sidestep_controlplane_policies', 'Policies published'],
   objectsRefused: ['sidestep_controlplane_objects_refused', 'Objects that are not in force as written'],
+  leads: ['sidestep_controlplane_leader', 'Whether this is the replica that writes status, makes what Gateways ask for and keeps the CA'],
   podsConnected: ['sidestep_controlplane_pods_connected', 'Whether somebody tells which pods run'],
   caExpirySeconds: ['sidestep_ca_expiry_timestamp_seconds', 'When the certificate that signs expires'],
   servingExpirySeconds: ['sidestep_controlplane_certificate_expiry_timestamp_seconds', 'When our own certificate expires'],
