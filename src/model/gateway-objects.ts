@@ -150,10 +150,13 @@ const containerPorts = [
   { name: 'ready', containerPort: gatewayReadyPort, protocol: 'TCP' },
 ]
 
+const live = { httpGet: { path: '/healthz/live', port: gatewayReadyPort }, timeoutSeconds: 5 } as const
 const probes = {
+  // On a machine that starts a hundred others at the same time.
+  startupProbe: { ...live, periodSeconds: 1, failureThreshold: 120 },
   readinessProbe: { httpGet: { path: '/healthz/ready', port: gatewayReadyPort }, periodSeconds: 1, timeoutSeconds: 2, failureThreshold: 3 },
   // Not readiness again: a proxy that waits for the control plane, or drains, is not cured by being killed.
-  livenessProbe: { httpGet: { path: '/healthz/live', port: gatewayReadyPort }, periodSeconds: 5, timeoutSeconds: 5, failureThreshold: 6 },
+  livenessProbe: { ...live, periodSeconds: 5, failureThreshold: 6 },
 }
 
 function servicePorts({ spec }: GatewayManifest, role: GatewayRole): Json[] {

@@ -118,7 +118,7 @@ function fixedParts(objects: GatewayObjects): unknown {
 }
 
 function withoutChangeable(container: object): object {
-  return Object.fromEntries(Object.entries(container).filter(([key]) => !['resources', 'readinessProbe', 'livenessProbe', 'imagePullPolicy'].includes(key)))
+  return Object.fromEntries(Object.entries(container).filter(([key]) => !['resources', 'readinessProbe', 'livenessProbe', 'startupProbe', 'imagePullPolicy'].includes(key)))
 }
 
 test('whatever is accepted, what makes the pods what they are is as before', () => {

@@ -66,7 +66,7 @@ const probe = {
 } as const
 const container = {
   name: oneOf(gatewayContainer), resources: { requests: 'any', limits: 'any' }, env: settings, imagePullPolicy: oneOf('Always', 'IfNotPresent', 'Never'),
-  readinessProbe: probe, livenessProbe: probe,
+  readinessProbe: probe, livenessProbe: probe, startupProbe: probe,
 } as const satisfies Rule
 
 function containers(value: unknown): string | undefined {
