@@ -22,6 +22,7 @@ export const ownedTypes: Readonly<Record<OwnedKind, ResourceType>> = {
 
 export interface OwnedObject {
   readonly uid: string
+  readonly resourceVersion: string
   /** Of the Gateway that it was made for; undefined where nobody controls it. */
   readonly owner: KubeOwner | undefined
   readonly isMarkedOurs: boolean
@@ -76,10 +77,11 @@ export class OwnedObjects {
     return this.#objects.get(`${kind} ${gateway}`)
   }
 
-  /** What the API answered, before a watch tells it. */
+  /** What the API answered, before a watch tells it; a watch may have told of later changes already, and says them once only. */
   put(kind: OwnedKind, gateway: string, object: KubeObject): OwnedObject {
     const read = readOwned(object)
-    this.#objects.set(`${kind} ${gateway}`, read)
+    const known = this.#objects.get(`${kind} ${gateway}`)
+    if (!known || known.uid !== read.uid || !isLater(known.resourceVersion, read.resourceVersion)) this.#objects.set(`${kind} ${gateway}`, read)
     return read
   }
 
@@ -93,10 +95,16 @@ export class OwnedObjects {
   }
 }
 
+/** Versions of one object are numbers that grow; of others nothing is known. */
+function isLater(version: string, than: string): boolean {
+  return /^\d+$/.test(version) && /^\d+$/.test(than) && BigInt(version) > BigInt(than)
+}
+
 export function readOwned(object: KubeObject): OwnedObject {
-  const { kind, metadata: { uid = '', labels = {}, annotations = {}, ownerReferences = [] } } = object
+  const { kind, metadata: { uid = '', resourceVersion = '', labels = {}, annotations = {}, ownerReferences = [] } } = object
   return {
     uid,
+    resourceVersion,
     owner: ownerReferences.find((each) => each.controller === true),
     isMarkedOurs: labels[managedByLabel] === managedBy,
     fingerprint: createHash('sha256').update(JSON.stringify([labels, withoutNoise(annotations), ownerReferences, object.spec, object['automountServiceAccountToken'], object['imagePullSecrets']])).digest('base64'),
