@@ -26,6 +26,10 @@ const fit: HostFacts = {
   ulps: ['mptcp', 'tls'],
   answers,
   attached: [],
+  links: ['lo', 'eth0'],
+  pins: [],
+  cniFiles: [],
+  kubeProxyMode: undefined,
 }
 
 function rowOf(name: string, changes: Partial<HostFacts>): Feature {
@@ -108,5 +112,35 @@ describe('other programs', () => {
     const attached = functions.map(([, name = ''], i) => ({ hook: 'connect4', id: i + 1, name: name.slice(0, 15) }))
     expect(attached.length).toBeGreaterThanOrEqual(10)
     expect(rowOf('other programs', { attached })).toMatchObject({ status: 'pass', found: `none (${attached.length} of Sidestep)` })
+  })
+})
+
+describe('neighbours', () => {
+  const connect = (name: string) => [{ hook: 'connect4', id: 7, name }, { hook: 'connect6', id: 8, name }]
+
+  test.each<readonly [row: string, status: string, found: string, advice: string | undefined, Partial<HostFacts>]>([
+    ['Cilium', 'warn', 'balances at sockets (connect4, connect6)', 'socketLB.hostNamespaceOnly=true', { attached: connect('cil_sock4_conne') }],
+    ['Cilium', 'pass', 'balances at links (tc)', undefined, { links: ['lo', 'cilium_host', 'cilium_net'] }],
+    ['Cilium', 'pass', 'balances at links (tc)', undefined, { cniFiles: ['05-cilium.conflist'] }],
+    ['Cilium', 'warn', 'balances at links (tc), moves the CNI files of others away', 'cni.exclusive=false', { pins: ['cilium_call_policy'], cniFiles: ['10-a.conflist.cilium_bak'] }],
+    ['Calico', 'warn', 'eBPF, balances at sockets (connect4, connect6)', 'bpfConnectTimeLoadBalancing', { attached: connect('calico_connect_') }],
+    ['Calico', 'pass', 'eBPF, balances at links (tc)', undefined, { links: ['bpfin.cali', 'bpfout.cali', 'cali1234'] }],
+    ['Calico', 'pass', 'iptables or nftables', undefined, { links: ['cali1234', 'tunl0'] }],
+    ['kube-proxy', 'info', 'mode nftables', undefined, { kubeProxyMode: 'nftables' }],
+    ['kube-proxy', 'info', 'mode ipvs', undefined, { links: ['kube-ipvs0'] }],
+    ['kube-proxy', 'info', 'does not answer here', undefined, {}],
+  ])('%s: %s, %s', (name, status, found, advice, changes) => {
+    const row = rowOf(name, changes)
+    expect(row).toMatchObject({ status, found })
+    if (advice === undefined) expect(row.fix).toBeUndefined()
+    else expect(row.fix).toContain(advice)
+  })
+
+  test('that are not there have no row', () => {
+    expect(features(fit).map(({ name }) => name)).not.toEqual(expect.arrayContaining([expect.stringMatching(/Cilium|Calico/)]))
+  })
+
+  test('a hook of theirs elsewhere is no matter', () => {
+    expect(rowOf('Cilium', { links: ['cilium_host'], attached: [{ hook: 'sock_create', id: 1, name: 'cil_x' }] })).toMatchObject({ status: 'pass' })
   })
 })

@@ -2,6 +2,7 @@
 // row can be tested on machines that we do not have. Must never decide by the kernel's version where a probe can tell.
 import { constants } from 'node:os'
 import type { Feature, FeatureStatus } from '../model/feature.ts'
+import { neighbours, type NeighbourFacts } from './neighbours.ts'
 
 /** A program attached to the root of cgroup2, on a hook that we use too. `name` is what the kernel keeps, cut at 15. */
 export interface AttachedProgram {
@@ -11,7 +12,7 @@ export interface AttachedProgram {
 }
 
 /** Everything the table is made of. Paths are undefined where there is none. */
-export interface HostFacts {
+export interface HostFacts extends NeighbourFacts {
   readonly release: string
   readonly machine: string
   readonly hasBtf: boolean
@@ -40,6 +41,7 @@ export function features(facts: HostFacts): Feature[] {
     ...probedRows.map((row) => probedFeature(row, facts.answers)),
     fwmarkAccept(facts),
     otherPrograms(facts.attached),
+    ...neighbours(facts),
     ktls(facts),
   ]
 }

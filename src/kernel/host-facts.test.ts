@@ -1,9 +1,11 @@
+import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
+import { createServer } from 'node:http'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { findCgroup2 } from './cgroup.ts'
 import { askedQuestions } from './features.ts'
-import { parseCapabilities, parseHardLimit, parseMounts, readHostFacts, surveyHost } from './host-facts.ts'
+import { askKubeProxy, parseCapabilities, parseHardLimit, parseMounts, readHostFacts, surveyHost } from './host-facts.ts'
 import { native } from './native.ts'
 
 test('mounts, with escaped paths', () => {
@@ -62,3 +64,14 @@ test('asking leaves no descriptor behind', async () => {
   native().cgroupPrograms(findCgroup2())
   expect(count()).toBe(before)
 })
+
+test.each([['nftables', 200, 'nftables'], ['nftables', 404, undefined], ['<html>', 200, undefined], ['x'.repeat(1000), 200, undefined]])(
+  'kube-proxy that says %s with %d', async (text, status, mode) => {
+    const server = createServer((_, response) => response.writeHead(status).end(text)).listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const address = server.address()
+    expect(await askKubeProxy(typeof address === 'object' ? address?.port : 0)).toBe(mode)
+    server.close()
+    await once(server, 'close')
+    expect(await askKubeProxy(typeof address === 'object' ? address?.port : 0)).toBeUndefined()
+  })

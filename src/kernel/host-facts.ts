@@ -1,6 +1,7 @@
 // Reads from this machine what features.ts judges: /proc, /sys and the native probe. Changes nothing. Must never fail for
 // something that is merely missing: that is what the table is there to say.
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { get } from 'node:http'
 import { machine, release } from 'node:os'
 import type { Feature } from '../model/feature.ts'
 import type { HostFacts } from './features.ts'
@@ -16,6 +17,7 @@ export async function surveyHost(): Promise<Feature[]> {
 /** Everything about this machine; `root` stands in front of /proc and /sys, for tests. */
 export async function readHostFacts(probe: Pick<Native, 'probeKernel' | 'cgroupPrograms'>, root = ''): Promise<HostFacts> {
   const mounts = parseMounts(read(`${root}/proc/mounts`))
+  const bpffs = mounts.find((mount) => mount.type === 'bpf')?.path
   const cgroup2 = mounts.find((mount) => mount.type === 'cgroup2')?.path
   const limits = read(`${root}/proc/self/limits`)
   const jit = read(`${root}/proc/sys/net/core/bpf_jit_enable`).trim()
@@ -25,7 +27,7 @@ export async function readHostFacts(probe: Pick<Native, 'probeKernel' | 'cgroupP
     hasBtf: existsSync(`${root}/sys/kernel/btf/vmlinux`),
     cgroup2,
     hasCgroupV1: mounts.some((mount) => mount.type === 'cgroup'),
-    bpffs: mounts.find((mount) => mount.type === 'bpf')?.path,
+    bpffs,
     capabilities: parseCapabilities(read(`${root}/proc/self/status`)),
     openFilesLimit: parseHardLimit(limits, 'Max open files'),
     memlockLimitBytes: parseHardLimit(limits, 'Max locked memory'),
@@ -34,6 +36,38 @@ export async function readHostFacts(probe: Pick<Native, 'probeKernel' | 'cgroupP
     ulps: read(`${root}/proc/sys/net/ipv4/tcp_available_ulp`).split(/\s+/).filter((each) => each !== ''),
     answers: await probe.probeKernel(),
     attached: cgroup2 === undefined ? [] : probe.cgroupPrograms(cgroup2),
+    links: list(`${root}/sys/class/net`),
+    pins: bpffs === undefined ? [] : ['', '/tc/globals'].flatMap((below) => list(`${root}${bpffs}${below}`)),
+    cniFiles: list(`${root}/etc/cni/net.d`),
+    kubeProxyMode: root === '' ? await askKubeProxy() : undefined,
+  }
+}
+
+const kubeProxyPort = 10_249
+const kubeProxyTimeoutMs = 500
+
+/** It says its mode on loopback; undefined where nobody does, or not as it would. */
+export function askKubeProxy(port = kubeProxyPort): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const asked = get({ host: '127.0.0.1', port, path: '/proxyMode', agent: false, signal: AbortSignal.timeout(kubeProxyTimeoutMs) }, (response) => {
+      let text = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk: string) => {
+        text += chunk
+        if (text.length > 100) response.destroy()
+      })
+      response.on('error', () => resolve(undefined))
+      response.on('close', () => resolve(response.statusCode === 200 && /^[a-z]{1,20}$/.test(text.trim()) ? text.trim() : undefined))
+    })
+    asked.on('error', () => resolve(undefined))
+  })
+}
+
+function list(directory: string): string[] {
+  try {
+    return readdirSync(directory)
+  } catch {
+    return [] // not there, which says something too
   }
 }
 
