@@ -1,14 +1,12 @@
 // etcd and an API server alone, as processes on loopback: the real Kubernetes API in two seconds, without nodes, controllers or
 // namespaces of the kernel. For what a cluster is too much for, and where nobody else may change what a test writes.
 import { spawn, type ChildProcess } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import type { IncomingMessage } from 'node:http'
-import { get } from 'node:https'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { text } from 'node:stream/consumers'
 import { KubeClient, type KubeClientOptions } from '../../src/kube/client.ts'
 import { loadConnection, type KubeConnection } from '../../src/kube/connection.ts'
 import { endProcess, identify } from '../../src/local/process-identity.ts'
@@ -23,6 +21,8 @@ export interface ApiServerWish {
   readonly say?: Say
   /** More arguments of kube-apiserver. */
   readonly args?: readonly string[]
+  /** The user whose requests `audited` counts. */
+  readonly audit?: string
 }
 
 async function freePorts(count: number): Promise<number[]> {
@@ -56,11 +56,17 @@ export class ApiServer {
   }
 
   /** Returns when it serves. `stop` removes all of it. */
-  static async start({ say = () => {}, args = [] }: ApiServerWish = {}): Promise<ApiServer> {
+  static async start({ say = () => {}, args = [], audit }: ApiServerWish = {}): Promise<ApiServer> {
     const programs = await binaries(say)
     const directory = mkdtempSync(join(tmpdir(), 'sidestep-api-server-'))
-    const made = new ApiServer(directory, programs, await freePorts(3), args)
+    const policy = join(directory, 'audit-policy.json')
+    const auditing = audit === undefined ? [] : [`--audit-policy-file=${policy}`, `--audit-log-path=${join(directory, 'audit.log')}`]
+    const made = new ApiServer(directory, programs, await freePorts(3), [...args, ...auditing])
     try {
+      writeFileSync(policy, JSON.stringify({
+        apiVersion: 'audit.k8s.io/v1', kind: 'Policy', omitStages: ['RequestReceived'],
+        rules: [...(audit === undefined ? [] : [{ level: 'Metadata', users: [audit] }]), { level: 'None' }],
+      }))
       const loopback = { v4: '127.0.0.1', v6: '::1' }
       await writeKeys({ ...layoutOf(0), directory, control: loopback }, [])
       // kubeconfigs of a cluster name its port; ours is another.
@@ -105,11 +111,34 @@ export class ApiServer {
     })
   }
 
-  /** Its own metrics, as text. */
-  async metrics(): Promise<string> {
-    const { ca, cert, key } = await (await this.connection()).tls()
-    const [response] = await once(get(`${this.url}/metrics`, { ca, cert, key }), 'response') as [IncomingMessage]
-    return text(response)
+  /** A kubeconfig of whoever has that token. */
+  async kubeconfigWith(token: string): Promise<string> {
+    const { ca = '' } = await (await this.connection()).tls()
+    const path = join(this.directory, `${createHash('sha256').update(token).digest('hex').slice(0, 16)}.kubeconfig`)
+    const cluster = { server: this.url, 'certificate-authority-data': Buffer.from(ca).toString('base64') }
+    writeFileSync(path, JSON.stringify({
+      apiVersion: 'v1', kind: 'Config', 'current-context': 'test', clusters: [{ name: 'test', cluster }], users: [{ name: 'test', user: { token } }],
+      contexts: [{ name: 'test', context: { cluster: 'test', user: 'test' } }],
+    }), { mode: 0o600 })
+    return path
+  }
+
+  /** How often who is audited asked, by verb and resource: `get leases`. */
+  audited(): ReadonlyMap<string, number> {
+    const counts = new Map<string, number>()
+    for (const line of readFileSync(this.#auditLog, 'utf8').split('\n')) {
+      if (line === '') continue
+      const { stage, verb, objectRef } = JSON.parse(line) as { stage: string; verb: string; objectRef?: { resource?: string; subresource?: string } }
+      // Those that go on are told when they begin, and again when they end.
+      if (stage === 'ResponseComplete' && verb === 'watch') continue
+      const what = `${verb} ${[objectRef?.resource ?? 'other', objectRef?.subresource ?? ''].filter((part) => part !== '').join('/')}`
+      counts.set(what, (counts.get(what) ?? 0) + 1)
+    }
+    return counts
+  }
+
+  get #auditLog(): string {
+    return join(this.directory, 'audit.log')
   }
 
   async startServer(): Promise<void> {
@@ -177,7 +206,8 @@ export class ApiServer {
 
   #spawn(name: string, [program = '', ...args]: readonly string[], env: NodeJS.ProcessEnv): ChildProcess {
     const log = openSync(join(this.directory, `${name}.log`), 'a')
-    const child = spawn(program, args, { stdio: ['ignore', log, log], env: { PATH: process.env['PATH'], HOME: this.directory, ...env } })
+    // However this process ends, it ends too.
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', program, ...args], { stdio: ['ignore', log, log], env: { PATH: process.env['PATH'], HOME: this.directory, ...env } })
     closeSync(log)
     child.on('error', () => {
       // Whoever waits for it says so, with the place of its log.
