@@ -25,6 +25,9 @@ export interface Stage {
   readonly repository: string
 }
 
+/** The command line, for what asks no cluster. */
+export const sidestepProgram = [process.execPath, join(checkout, 'src/bin/sidestep.ts')] as const
+
 let opened: Promise<Stage> | undefined
 
 /** The cluster, which comes up with the first test file that asks. */
@@ -60,7 +63,7 @@ export async function mustSidestep(args: readonly string[], timeoutMs = installT
 
 async function sidestepCommand(args: readonly string[]): Promise<string[]> {
   const { kube } = await stage()
-  return [process.execPath, join(checkout, 'src/bin/sidestep.ts'), ...args, '--kubeconfig', kube.kubeconfig]
+  return [...sidestepProgram, ...args, '--kubeconfig', kube.kubeconfig]
 }
 
 /** What every installation on the stage is told. */

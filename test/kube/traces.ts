@@ -4,9 +4,9 @@ import type { Cluster } from './cluster.ts'
 import type { KubeObject, Kubectl } from './kubectl.ts'
 
 /** Come and go by themselves, with other names each time. */
-const restless = new Set(['events', 'events.events.k8s.io', 'leases.coordination.k8s.io', 'endpoints', 'endpointslices.discovery.k8s.io', 'componentstatuses'])
+const restless = new Set(['events', 'events.events.k8s.io', 'leases.coordination.k8s.io', 'endpoints', 'endpointslices.discovery.k8s.io', 'componentstatuses', 'ipaddresses.networking.k8s.io'])
 /** Where on a node anything of ours may be. */
-const nodePaths = ['/etc/cni', '/opt/cni', '/var/lib/sidestep', '/run/sidestep', '/sys/fs/bpf/sidestep', '/var/lib/cni/results']
+const nodePaths = ['/etc/cni', '/opt/cni', '/var/lib/sidestep', '/run/sidestep', '/sys/fs/bpf/sidestep']
 
 export interface Traces {
   /** `kind namespace/name`, of everything that can be listed. */

@@ -62,7 +62,11 @@ export function service(namespace: string, name: string, ports: readonly Service
 /** Answers each HTTP request with its pod's name, the client's address and, after that, `greeting`. `/slow` takes 300 ms. */
 export function whoServer(port = 8080, greeting = ''): string[] {
   return ['node', '-e', `const {createServer} = require('node:http'), {hostname} = require('node:os')
-    const server = createServer((q, s) => setTimeout(() => s.end([hostname(), q.socket.remoteAddress.replace('::ffff:', ''), ${JSON.stringify(greeting)}].join(' ')), q.url === '/slow' ? 300 : 0))
+    const server = createServer((q, s) => {
+      // A client that has gone has no address any more.
+      const answer = [hostname(), (q.socket.remoteAddress ?? '').replace('::ffff:', ''), ${JSON.stringify(greeting)}].join(' ')
+      setTimeout(() => s.end(answer), q.url === '/slow' ? 300 : 0)
+    })
     server.listen(${port}, '::')
     process.on('SIGTERM', () => process.exit(0))`]
 }
