@@ -133,7 +133,7 @@ function statusOf(
   const listeners = translator.listenersOf(key)
   const waypoint = waypointCondition(translator.bindingOf(key))
   const names = translator.resourcesOf(key)
-  const all = [...problems.map((problem) => `${problem.file}:${problem.line}: ${problem.reason}`), ...remarks.problems]
+  const all = [...problems.map((problem) => `${placeOf(problem)}${problem.reason}`), ...remarks.problems]
   return {
     object: key, file, line, accepted: all.length === 0, problems: all, notes: [...remarks.notes],
     ...(parents.length > 0 ? { parents: [...parents] } : {}), ...(listeners.length > 0 ? { listeners: [...listeners] } : {}),
@@ -141,6 +141,11 @@ function statusOf(
     resources: [...names.addresses, ...names.policies, ...names.waypoints],
     ...answers.to(names),
   }
+}
+
+/** What is in no file has no line. */
+function placeOf({ file, line }: { readonly file: string; readonly line: number }): string {
+  return line === 0 ? '' : `${file}:${line}: `
 }
 
 const refusals: Readonly<Record<RefusedBecause, string>> = {
