@@ -27,7 +27,7 @@ export async function checkBefore(cluster: Cluster, options: BeforeOptions): Pro
     ...nodeRows(nodes),
     ...await neighbours(cluster, daemonSets),
     await kubeProxy(cluster, daemonSets),
-    networkPolicyRow(policies),
+    networkPolicyRow(policies.filter(({ metadata }) => metadata.namespace !== options.namespace)),
   ]
 }
 

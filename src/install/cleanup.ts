@@ -43,7 +43,7 @@ export function cleanupObject(values: InstallValues): InstallObject {
           securityContext: { seccompProfile: { type: 'RuntimeDefault' }, appArmorProfile: { type: 'Unconfined' } },
           initContainers: [
             container('agent', [programs.agent, 'cleanup'], {
-              ...powers(['BPF', 'NET_ADMIN', 'SYS_ADMIN', 'SYS_PTRACE']),
+              ...powers(['NET_ADMIN', 'SYS_ADMIN', 'SYS_PTRACE']),
               env: [variable('SIDESTEP_CRI_SOCKET', `${node.runtimeDirectory}/${node.runtimeSocket}`)],
               volumeMounts: [
                 mount('run', nodePaths.run), mount('state', nodePaths.state), mount('bpf', '/sys/fs/bpf'), mount('cni-config', '/etc/cni/net.d'), mount('cni-binaries', '/opt/cni/bin'),
@@ -51,7 +51,7 @@ export function cleanupObject(values: InstallValues): InstallObject {
               ],
             }),
             container('ztunnel', [programs.ztunnel, 'cleanup'], {
-              ...powers(['BPF', 'NET_ADMIN', 'SYS_ADMIN']), volumeMounts: [mount('bpf', '/sys/fs/bpf'), mount('cgroup', '/sys/fs/cgroup'), mount('tmp', '/tmp')],
+              ...powers(['NET_ADMIN', 'SYS_ADMIN']), volumeMounts: [mount('bpf', '/sys/fs/bpf'), mount('cgroup', '/sys/fs/cgroup'), mount('tmp', '/tmp')],
             }),
             container('files', ['node', '-e', removeDirectories], {
               volumeMounts: [mount('host-run', `${host}/run`), mount('host-lib', `${host}/var/lib`), mount('bpf', '/sys/fs/bpf')],

@@ -51,13 +51,13 @@ const ztunnel = z.strictObject({
   accessLog: z.enum(['json', 'text', 'off']).default('json').describe('One line for each connection: json, text or off.'),
   drainSeconds: z.int().min(0).max(31_536_000).default(3_300).describe('How long a ztunnel that is being replaced finishes its connections; those that are left then are cut.'),
   gracePeriodSeconds: z.int().min(1).max(31_536_000).default(3_600).describe('When the kubelet ends it by force; must be more than that.'),
-  resources: resources.default({ requests: { cpu: '100m', memory: '128Mi' } }).describe('Requests and limits of its container. A limit on memory that is reached cuts the connections of the whole node.'),
+  resources: resources.default({ requests: { cpu: '100m', memory: '160Mi' } }).describe('Requests and limits of its container. A limit on memory that is reached cuts the connections of the whole node.'),
   settings: settings.default({}).describe('Further settings of docs/settings.md, as `SIDESTEP_NAME: value`.'),
 })
 
 const agent = z.strictObject({
   logLevel: logLevel.default('info').describe('debug, info, warn or error.'),
-  resources: resources.default({ requests: { cpu: '20m', memory: '96Mi' } }).describe('Requests and limits of its container.'),
+  resources: resources.default({ requests: { cpu: '20m', memory: '128Mi' } }).describe('Requests and limits of its container.'),
   settings: settings.default({}).describe('Further settings of docs/settings.md, as `SIDESTEP_NAME: value`.'),
 })
 

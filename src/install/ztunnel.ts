@@ -106,7 +106,12 @@ function ztunnelContainer(values: InstallValues): Json {
   }
 }
 
-const ztunnelCapabilities = ['BPF', 'NET_ADMIN', 'NET_RAW', 'PERFMON', 'SYS_ADMIN', 'SYS_PTRACE']
+/**
+ * SYS_ADMIN: entering pods' network namespaces, loading programs and attaching them to cgroups, a /proc of its own. NET_ADMIN: hooks of
+ * network namespaces, routes and rules in them, sockets with others' addresses. SYS_PTRACE: descriptors that the agent holds open.
+ * SYS_ADMIN stands for BPF and PERFMON, which are not enough without it.
+ */
+const ztunnelCapabilities = ['NET_ADMIN', 'SYS_ADMIN', 'SYS_PTRACE']
 
 function agentContainer(values: InstallValues): Json {
   const { agent, cluster, compat, node } = values
@@ -144,7 +149,8 @@ function agentContainer(values: InstallValues): Json {
   }
 }
 
-const agentCapabilities = ['BPF', 'NET_ADMIN', 'PERFMON', 'SYS_ADMIN', 'SYS_PTRACE']
+/** SYS_ADMIN: looking into pods' network namespaces and at maps and hooks. SYS_PTRACE: finding these namespaces by pods' processes. */
+const agentCapabilities = ['SYS_ADMIN', 'SYS_PTRACE']
 
 function probes(port: string): Json {
   return {
