@@ -20,7 +20,7 @@ declare module 'vitest' {
 export async function setup(project: TestProject): Promise<void> {
   project.provide('keeper', process.pid)
   project.provide('images', [])
-  if (givenCluster()) return
+  if (givenCluster() || process.env['SIDESTEP_CLUSTER'] !== undefined) return
   const say = (line: string): void => console.log(`[kube] ${line}`)
   await clusterImages(await binaries(say))
   project.provide('images', [await appImage(), await productImage(say)])

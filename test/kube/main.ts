@@ -1,14 +1,19 @@
 // The test cluster by hand: `npm run cluster -- up|down|status|kubeconfig|enter|load|kubectl`. Its number is SIDESTEP_CLUSTER, 0 unless told.
 import { spawnSync } from 'node:child_process'
-import { resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
+import { checkout } from '../../deploy/image/contents.ts'
 import { MeshError } from '../../src/core/errors.ts'
 import { Cluster, clusterInstances, removeAbandoned, removeCluster } from './cluster.ts'
 import { lastInstance } from './addresses.ts'
-import type { ProxyMode } from './node.ts'
+import { appImage, appReference } from './app-image.ts'
+import { gatewayApiCrds } from './gateway-api.ts'
+import { proxyModes } from './node.ts'
+import { productImage, productRepository, productTags } from './product-image.ts'
 
 const usage = `usage: npm run cluster -- COMMAND      (SIDESTEP_CLUSTER=0..${lastInstance} says which one)
-  up [--nodes N] [--proxy-mode iptables|nftables|ipvs] [--load IMAGE.tar]...
+  up [--bare] [--nodes N] [--proxy-mode iptables|nftables|ipvs] [--load IMAGE.tar]...
+                              with Sidestep installed, unless --bare
   down [--all]                end it and remove everything of it
   status                      nodes and pods of the clusters that are up
   kubeconfig                  the path, for export KUBECONFIG=$(npm run --silent cluster -- kubeconfig)
@@ -24,12 +29,8 @@ const say = (line: string): void => console.error(line)
 async function main(command: string | undefined, args: string[]): Promise<number> {
   switch (command) {
     case undefined:
-    case 'up': {
-      const { values } = parseArgs({ args, options: { nodes: { type: 'string', default: '2' }, 'proxy-mode': { type: 'string', default: 'iptables' }, load: { type: 'string', multiple: true, default: [] } } })
-      const cluster = await Cluster.up({ instance, nodes: Number(values.nodes), proxyMode: values['proxy-mode'] as ProxyMode, images: values.load.map((path) => resolve(path)), say })
-      console.log(`export KUBECONFIG=${cluster.kubeconfig}\nexport PATH=${resolve(cluster.kubectlPath, '..')}:$PATH`)
-      return 0
-    }
+    case 'up':
+      return up(args)
     case 'down':
       for (const each of args[0] === '--all' ? clusterInstances() : [instance]) await removeCluster(each)
       await removeAbandoned(say)
@@ -70,6 +71,31 @@ async function main(command: string | undefined, args: string[]): Promise<number
       console.error(usage)
       return 2
   }
+}
+
+async function up(args: string[]): Promise<number> {
+  const { values } = parseArgs({
+    args, options: {
+      'bare': { type: 'boolean', default: false }, 'nodes': { type: 'string', default: '2' }, 'load': { type: 'string', multiple: true, default: [] },
+      'proxy-mode': { type: 'string', default: 'iptables' },
+    },
+  })
+  const mode = proxyModes.find((each) => each === values['proxy-mode'])
+  if (!mode) throw new MeshError('BAD_CONFIG', `--proxy-mode is one of ${proxyModes.join(', ')}`)
+  const images = [await appImage(), ...values.bare ? [] : [await productImage(say)], ...values.load.map((path) => resolve(path))]
+  const cluster = await Cluster.up({ instance, nodes: Number(values.nodes), proxyMode: mode, images, say })
+  if (!values.bare) {
+    const install = ['install', '--set', `image.repository=${productRepository}`, '--set', `image.tag=${productTags[0]}`, '--gateway-api-crds', await gatewayApiCrds()]
+    if (attached([process.execPath, join(checkout, 'src/bin/sidestep.ts'), ...install, '--kubeconfig', cluster.kubeconfig]) !== 0) return 1
+  }
+  console.error(`
+The cluster is up; \`npm run cluster -- down\` ends it. Images of your own: \`npm run cluster -- load IMAGE.tar\`. To try:
+  kubectl create namespace shop && kubectl label namespace shop sidestep.dev/mesh=enabled
+  kubectl -n shop run client --image=${appReference}
+  npm run cluster -- enter node-a tcpdump -ni eth0 port 15008
+`)
+  console.log(`export KUBECONFIG=${cluster.kubeconfig}\nexport PATH=${dirname(cluster.kubectlPath)}:$PATH`)
+  return 0
 }
 
 function attached(argv: readonly string[]): number {

@@ -16,7 +16,8 @@ const importTimeoutMs = 300_000
 const cgroupTimeoutMs = 5_000
 const cgroupRoot = '/sys/fs/cgroup'
 
-export type ProxyMode = 'iptables' | 'nftables' | 'ipvs'
+export const proxyModes = ['iptables', 'nftables', 'ipvs'] as const
+export type ProxyMode = (typeof proxyModes)[number]
 
 export class ClusterNode {
   readonly machine: Machine

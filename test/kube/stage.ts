@@ -42,6 +42,12 @@ async function open(): Promise<Stage> {
     const kube = new Kubectl('kubectl', given.kubeconfig)
     return { kube, cluster: undefined, appImage: `${given.images}/apps:1`, repository: `${given.images}/sidestep` }
   }
+  // One that somebody has up by hand (`npm run cluster`), so that a test that is being written need not wait for its own.
+  const byHand = process.env['SIDESTEP_CLUSTER']
+  if (byHand !== undefined) {
+    const cluster = await Cluster.open(Number(byHand))
+    return { kube: cluster, cluster, appImage: appReference, repository: productRepository }
+  }
   const keeper = inject('keeper')
   const instance = clusterKeptFor(keeper)
   const say = (line: string): void => console.log(`[kube] ${line}`)
