@@ -14,6 +14,7 @@ import { watchGatewayPods } from '../controlplane/gateway-pods.ts'
 import { GrpcPort, type ServingCertificate } from '../controlplane/grpc-port.ts'
 import { byNodeName, connectedNodes } from '../controlplane/report.ts'
 import { ControlPlaneMetrics } from '../controlplane/telemetry/metrics.ts'
+import { askSocket } from '../core/ask-socket.ts'
 import { describeError } from '../core/errors.ts'
 import { settingsHelp } from '../model/settings-table.ts'
 import type { ControlPlaneReport } from '../model/control-plane-status.ts'
@@ -64,6 +65,7 @@ async function run(config: Config): Promise<void> {
       clusterId: config.clusterId, network: config.network, clusterDomain: config.clusterDomain,
       trustDomain: config.trustDomain, trustDomainAliases: listOf(config.trustDomainAliases),
       istioLabels: readsIstioLabels(config),
+      readsParameters: config.source === 'kubernetes',
     },
     // The local mesh captures by our own labels alone.
     enrolsByIstioLabels: config.source === 'kubernetes' && readsIstioLabels(config),
@@ -170,6 +172,16 @@ function watchGauges(metrics: ControlPlaneMetrics, report: () => ControlPlaneRep
   })
 }
 
+/** The one that runs beside us, by the same settings. */
+function ask(path: string, body?: unknown): Promise<unknown> {
+  const { adminSocket } = readConfig(process.env)
+  return askSocket(adminSocket, path, { who: 'control plane', code: 'CONTROL_PLANE_UNAVAILABLE', timeoutMs: 30_000, ...(body === undefined ? {} : { body }) })
+}
+
+function print(value: unknown): void {
+  process.stdout.write(`${JSON.stringify(value, undefined, 2)}\n`)
+}
+
 const program = new Command('controlplane')
   .description('tells nodes what is in the mesh, and signs certificates for what runs on them')
   .addHelpText('after', () => `\nSettings, by environment variable:\n${settingsHelp(configSchema, variables)}`)
@@ -177,6 +189,19 @@ program
   .command('run', { isDefault: true })
   .description('serve until SIGTERM')
   .action(() => run(readConfig(process.env)))
+program
+  .command('status')
+  .description('what the one that runs here says of itself, as JSON')
+  .action(async () => print(await ask('/status')))
+program
+  .command('rotate')
+  .description('announce a new root; everything else goes by itself')
+  .option('--overlap <seconds>', 'announce it for so long, rather than until every certificate of today was renewed', Number)
+  .action(({ overlap }: { overlap?: number }) => ask('/rotate', { step: 'begin', ...(overlap === undefined ? {} : { overlapSeconds: overlap }) }))
+program
+  .command('revoke <serial>')
+  .description('make a certificate worthless, by its serial number in hex')
+  .action((serial: string) => ask('/revoke', { serial }))
 
 try {
   await program.parseAsync()

@@ -76,7 +76,7 @@ async function replica(): Promise<Replica> {
   const observed = new ObservedObjects()
   const pods = new KubePods({ api: client, logger: silentLogger })
   const plane: ControlPlane = new ControlPlane({
-    config: new KubeSource({ api: client, logger: silentLogger, observed }), pods, store: new XdsStore(), logger: silentLogger, onPublished: () => controllers.changed(),
+    config: new KubeSource({ api: client, logger: silentLogger, observed }), pods, store: new XdsStore(), settings: { readsParameters: true }, logger: silentLogger, onPublished: () => controllers.changed(),
   })
   const controllers: Controllers = new Controllers({
     api: client, observed, view: () => plane.view(), pods: () => pods.facts.pods.values(), gateways: testSettings, istioLabels: false, logger: silentLogger,

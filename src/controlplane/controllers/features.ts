@@ -1,15 +1,24 @@
 // What Gateways of our classes do beyond the core of the Gateway API, by its own names: written into the status of their
-// GatewayClass, and what the conformance suite is run for. A name stands here only if that suite's tests of it pass.
+// GatewayClass. A name stands here only if the conformance suite's tests of it pass; test/conformance/ runs it for these.
 import type { GatewayRole } from '../../model/gateway-labels.ts'
 
-const ofRoutes = [
-  'HTTPRoute', 'HTTPRouteDestinationPortMatching', 'HTTPRouteBackendRequestHeaderModification', 'HTTPRouteQueryParamMatching', 'HTTPRouteMethodMatching',
-  'HTTPRouteResponseHeaderModification', 'HTTPRoutePortRedirect', 'HTTPRouteSchemeRedirect', 'HTTPRoutePathRedirect', 'HTTPRouteHostRewrite', 'HTTPRoutePathRewrite',
-  'HTTPRouteRequestMirror', 'HTTPRouteRequestMultipleMirrors', 'HTTPRouteRequestTimeout', 'HTTPRouteBackendTimeout', 'HTTPRouteParentRefPort',
-  'HTTPRouteBackendProtocolH2C', 'HTTPRouteBackendProtocolWebSocket', 'GRPCRoute', 'ReferenceGrant',
-] as const
+const redirects = ['HTTPRoute303RedirectStatusCode', 'HTTPRoute307RedirectStatusCode', 'HTTPRoute308RedirectStatusCode'] as const
 
 export const supportedFeatures: Readonly<Record<GatewayRole, readonly string[]>> = {
-  waypoint: ['Mesh', 'MeshClusterIPMatching', 'MeshConsumerRoute', ...ofRoutes],
-  ingress: ['Gateway', 'GatewayPort8080', 'GatewayInfrastructurePropagation', 'TLSRoute', ...ofRoutes],
+  waypoint: [
+    'GRPCRoute', 'HTTPRoute', 'Mesh', 'MeshClusterIPMatching', 'MeshConsumerRoute', 'MeshHTTPRouteBackendRequestHeaderModification', 'MeshHTTPRouteNamedRouteRule',
+    'MeshHTTPRouteQueryParamMatching', 'MeshHTTPRouteRedirectPath', 'MeshHTTPRouteRedirectPort', 'MeshHTTPRouteRewritePath', 'MeshHTTPRouteSchemeRedirect',
+    'HTTPRouteParentRefPort', 'HTTPRouteResponseHeaderModification', ...redirects,
+  ],
+  ingress: [
+    'GRPCRoute', 'Gateway', 'HTTPRoute', 'ReferenceGrant', 'TCPRoute', 'TLSRoute',
+    'GatewayAddressEmpty', 'GatewayFrontendClientCertificateValidation', 'GatewayFrontendClientCertificateValidationInsecureFallback', 'GatewayHTTPListenerIsolation',
+    'GatewayHTTPSListenerDetectMisdirectedRequests', 'GatewayInfrastructure', 'GatewayPort8080',
+    'HTTPRouteBackendProtocolH2C', 'HTTPRouteBackendProtocolWebSocket', 'HTTPRouteBackendRequestHeaderModification', 'HTTPRouteBackendTimeout', 'HTTPRouteCORS',
+    'HTTPRouteDestinationPortMatching', 'HTTPRouteHostRewrite', 'HTTPRouteMethodMatching', 'HTTPRouteNamedRouteRule', 'HTTPRouteParentRefPort', 'HTTPRoutePathRedirect',
+    'HTTPRoutePathRewrite', 'HTTPRoutePortRedirect', 'HTTPRouteQueryParamMatching', 'HTTPRouteRequestMirror', 'HTTPRouteRequestMultipleMirrors',
+    'HTTPRouteRequestPercentageMirror', 'HTTPRouteRequestTimeout', 'HTTPRouteResponseHeaderModification', 'HTTPRouteRetry', 'HTTPRouteRetryBackendTimeout',
+    'HTTPRouteRetryConnectionError', 'HTTPRouteSchemeRedirect', ...redirects,
+    'GRPCRouteNamedRouteRule', 'TLSRouteModeMixed', 'TLSRouteModeTerminate',
+  ],
 }

@@ -18,6 +18,8 @@ export interface TranslateSettings {
   readonly sendsExternalNames: boolean
   /** Whether Istio's labels that choose waypoints are read, where ours are not there: their owners want requests looked at. */
   readonly istioLabels: boolean
+  /** Whether somebody makes pods of Gateways as the ConfigMaps say that they and their classes name. */
+  readonly readsParameters: boolean
 }
 
 export const defaultSettings: TranslateSettings = {
@@ -29,6 +31,7 @@ export const defaultSettings: TranslateSettings = {
   rootNamespaces: ['sidestep-system', 'istio-system'],
   sendsExternalNames: true,
   istioLabels: true,
+  readsParameters: false,
 }
 
 /** What there is to say about one object. An object with problems is not in force, wholly or where the problem says. */

@@ -6,6 +6,7 @@ import {
 } from '../../../model/manifest-gateway.ts'
 import { objectKey, type GatewayManifest, type RouteManifest } from '../../../model/manifest.ts'
 import type { GatewayListener } from '../../../model/route.ts'
+import type { TranslateSettings } from '../settings.ts'
 import type { Findings } from './findings.ts'
 import { selectsLabels, type World } from './world.ts'
 
@@ -42,7 +43,7 @@ export function serveGateways(world: World, findings: Findings): ReadonlyMap<str
   for (const gateway of world.gateways) {
     const role = roleOf(gateway, world)
     if (role === undefined) findings.note(objectKey(gateway), `the class ${gateway.spec.gatewayClassName} is served by somebody else`)
-    else remarkUnsupported(gateway, findings)
+    else remarkUnsupported(gateway, findings, world.settings)
     if (role === 'ingress') served.set(objectKey(gateway), gateway.spec.listeners.map((spec) => serve(gateway, spec, world, findings)))
     if (role === 'waypoint') {
       for (const { name, protocol } of gateway.spec.listeners) {
@@ -54,11 +55,11 @@ export function serveGateways(world: World, findings: Findings): ReadonlyMap<str
   return served
 }
 
-function remarkUnsupported(gateway: GatewayManifest, findings: Findings): void {
+function remarkUnsupported(gateway: GatewayManifest, findings: Findings, { readsParameters }: Pick<TranslateSettings, 'readsParameters'>): void {
   const { addresses, allowedListeners, infrastructure, tls, defaultScope } = gateway.spec
   const key = objectKey(gateway)
   if (addresses.length > 0) findings.note(key, 'spec.addresses is not honoured: the address is that of its pods')
-  if (infrastructure?.parametersRef) findings.problem(key, 'spec.infrastructure.parametersRef is not supported')
+  if (infrastructure?.parametersRef && !readsParameters) findings.problem(key, 'spec.infrastructure.parametersRef counts on Kubernetes only')
   if (allowedListeners) findings.note(key, 'spec.allowedListeners is not honoured: ListenerSets are not read')
   if (tls?.backend) findings.problem(key, 'spec.tls.backend is not supported: a DestinationRule says which certificate backends see')
   if (defaultScope === 'All') findings.note(key, 'spec.defaultScope is not honoured: routes name their parents')
