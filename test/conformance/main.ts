@@ -24,6 +24,12 @@ import { conformanceParts, type ConformanceParts } from './images.ts'
 const node = join(checkout, 'node_modules/.bin/node')
 const waypoint = 'waypoint'
 const timeoutMs = 600_000
+/** Each Gateway starts a proxy, on a machine that may have two processors. What conformance bounds, the time to consistency, is not here. */
+const patience = [
+  ...['GatewayStatusMustHaveListeners', 'GatewayListenersMustHaveConditions', 'GatewayMustHaveAddress', 'GatewayMustHaveCondition'].map((name) => `${name}:240`),
+  ...['HTTPRouteMustHaveCondition', 'TLSRouteMustHaveCondition', 'RouteMustHaveParents', 'DeleteTimeout', 'GetTimeout'].map((name) => `${name}:120`),
+  'NamespacesMustBeReady:600',
+].join(';')
 const say = (line: string): void => console.error(line)
 
 const { values, positionals } = parseArgs({
@@ -98,6 +104,7 @@ function runSuite(name: RunName, { suite }: ConformanceParts, { kubeconfig, pool
     'supported-features': features.join(','),
     'gateway-class': 'sidestep-ingress',
     'disable-parallel-tests': 'true',
+    'timeout-config-overrides': patience,
     'load-balancers': pool,
     'run-test': values.test,
     'organization': 'sidestep',
