@@ -38,6 +38,8 @@ export interface GatewayFacts {
   readonly generation: number
   readonly facts: Pick<ObjectFacts, 'problems' | 'isUnreadable' | 'listeners'>
   readonly state: GatewayState
+  /** Some listener lets clients in whatever certificate they show. */
+  readonly isOpenToAnyClient?: boolean
   /** As it is now. */
   readonly status: Json
   /** ISO 8601. */
@@ -45,7 +47,7 @@ export interface GatewayFacts {
 }
 
 /** The fields of the status that are to be different; undefined if it is right. */
-export function gatewayStatusChange({ generation, facts, state, status, now }: GatewayFacts): Json | undefined {
+export function gatewayStatusChange({ generation, facts, state, isOpenToAnyClient = false, status, now }: GatewayFacts): Json | undefined {
   const accepted = acceptedOf(facts, state)
   const programmed = programmedOf(accepted, state)
   const before = new Map((Array.isArray(status['listeners']) ? status['listeners'] : []).flatMap((each) => (isRecord(each) ? [[each['name'], each] as const] : [])))
@@ -57,7 +59,9 @@ export function gatewayStatusChange({ generation, facts, state, status, now }: G
   }))
   const addresses = state.t === 'made' ? state.addresses.slice(0, maxAddresses) : undefined
   return statusChange(status, {
-    conditions: withConditions(status['conditions'], [accepted, programmed], { now, generation }),
+    conditions: withConditions(status['conditions'], [accepted, programmed, ...(isOpenToAnyClient ? [insecureFrontend] : [])], {
+      now, generation, gone: isOpenToAnyClient ? [] : [insecureFrontend.type],
+    }),
     // Of one that could not be read, what was there before is in force.
     ...(facts.isUnreadable && listeners.length === 0 ? {} : { listeners }),
     ...(addresses ? { addresses } : {}),
@@ -65,6 +69,12 @@ export function gatewayStatusChange({ generation, facts, state, status, now }: G
 }
 
 const maxAddresses = 16
+
+/** The Gateway API wants it said of itself. */
+const insecureFrontend: WantedCondition = {
+  type: 'InsecureFrontendValidationMode', status: true, reason: 'ConfigurationChanged',
+  message: 'with the mode AllowInsecureFallback, clients are let in whatever certificate they show, or none',
+}
 
 function acceptedOf({ problems, isUnreadable, listeners }: GatewayFacts['facts'], state: GatewayState): WantedCondition {
   const is = (status: boolean, reason: string, message: string): WantedCondition => ({ type: 'Accepted', status, reason, message })

@@ -5,6 +5,7 @@ import type { Clock } from '../../core/clock.ts'
 import { describeError } from '../../core/errors.ts'
 import type { Logger } from '../../core/log.ts'
 import type { GatewayRole } from '../../model/gateway-labels.ts'
+import type { ManifestObject } from '../../model/manifest.ts'
 import type { RunningPod } from '../../model/running-pod.ts'
 import type { ObjectFacts, PlaneView } from '../status.ts'
 import { lateAfterMs, type CaptureBook, type LatePod } from './capture-book.ts'
@@ -147,7 +148,7 @@ export class StatusKeeper {
       case 'Gateway': {
         const role = roleOf(object.gatewayClassName ?? '', view)
         const state = this.#options.stateOf(`${namespace}/${name}`) ?? (facts.isUnreadable ? { t: 'pending' as const } : undefined)
-        return role && state && gatewayStatusChange({ generation, facts, state, status, now })
+        return role && state && gatewayStatusChange({ generation, facts, state, isOpenToAnyClient: isOpenToAnyClient(view.objects.get(`Gateway ${namespace}/${name}`)), status, now })
       }
       case 'GatewayClass': {
         const role = roleOf(name, view)
@@ -189,6 +190,11 @@ function roleOfGateway(observed: ObservedObjects, view: PlaneView, namespace: st
   // One that cannot be read has a class all the same.
   for (const each of observed.ofKind('Gateway')) if (each.namespace === namespace && each.name === name) return roleOf(each.gatewayClassName ?? '', view)
   return undefined
+}
+
+function isOpenToAnyClient(gateway: ManifestObject | undefined): boolean {
+  const frontend = gateway?.kind === 'Gateway' ? gateway.spec.tls?.frontend : undefined
+  return frontend !== undefined && [frontend.default, ...frontend.perPort.map(({ tls }) => tls)].some(({ validation }) => validation?.mode === 'AllowInsecureFallback')
 }
 
 /** As Kubernetes writes times. */
