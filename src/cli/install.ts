@@ -242,7 +242,8 @@ const nextSteps = `
 Sidestep ${version} is installed. Next:
   kubectl label namespace NAMESPACE sidestep.dev/mesh=enabled    take a namespace into the mesh; its pods need no restart
   sidestep check --cluster                                       see what is not as it should be
-  sidestep waypoint apply -n NAMESPACE --enroll-namespace        let a waypoint look into its requests`
+  sidestep waypoint apply --cluster -n NAMESPACE --enroll-namespace
+                                                                 let a waypoint look into its requests`
 
 function seconds(text: string): number {
   if (!/^\d{1,5}$/.test(text) || Number(text) < 1) throw new InvalidArgumentError('expected whole seconds')

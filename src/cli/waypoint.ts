@@ -6,6 +6,8 @@ import { MeshError } from '../core/errors.ts'
 import { useWaypointLabel, waypointFor, waypointNamespaceLabel, waypointWish, type WaypointFor } from '../model/gateway-labels.ts'
 import type { GatewayStatus, LocalStatus } from '../model/local-status.ts'
 import { ApiClient } from './api-client.ts'
+import type { Connect } from './cluster.ts'
+import { addClusterChoice, applyOnCluster, deleteOnCluster, isOnCluster, listOnCluster, statusOnCluster, type ClusterChoice } from './cluster-waypoint.ts'
 import { nameOption } from './options.ts'
 import { bytesText, durationText, outputOption, show, standardOutput, visible, type Output, type OutputForm } from './output.ts'
 import { lookAtWaypoint, notInForce, type PodLook, type WaypointLook } from './waypoint-look.ts'
@@ -13,7 +15,7 @@ import { gatewayYaml, namespaceYaml } from './waypoint-yaml.ts'
 
 const pollMs = 150
 
-interface Place {
+interface Place extends ClusterChoice {
   /** Of the mesh. */
   readonly name: string
   readonly namespace: string
@@ -25,15 +27,15 @@ interface Wish {
   readonly enrollNamespace?: boolean
 }
 
-export function waypointCommand(output: Output = standardOutput): Command {
+export function waypointCommand(connect: Connect, output: Output = standardOutput): Command {
   return new Command('waypoint')
     .description('waypoints: proxies that look into the requests of a namespace, a service or a pod that uses them')
-    .addCommand(applyCommand(output))
+    .addCommand(applyCommand(connect, output))
     .addCommand(generateCommand(output))
-    .addCommand(listCommand(output))
-    .addCommand(statusCommand(output))
+    .addCommand(listCommand(connect, output))
+    .addCommand(statusCommand(connect, output))
     .addCommand(restartCommand(output))
-    .addCommand(deleteCommand(output))
+    .addCommand(deleteCommand(connect, output))
 }
 
 const namespaceOption = (): Option => new Option('-n, --namespace <namespace>', 'namespace of the waypoint').default('default').argParser(dnsLabel)
@@ -66,8 +68,8 @@ interface ApplyOptions extends Place, Wish {
   readonly overwrite?: boolean
 }
 
-function applyCommand(output: Output): Command {
-  return addWishOptions(new Command('apply').description('give a waypoint to a running mesh'))
+function applyCommand(connect: Connect, output: Output): Command {
+  return addClusterChoice(addWishOptions(new Command('apply').description('give a waypoint to a running mesh, or to a Kubernetes cluster')))
     .option('--overwrite', 'also where a file has a Gateway of that name, or the namespace uses another waypoint')
     .option('--wait', 'return when it is ready')
     .option('--timeout <seconds>', 'how long to wait for that', seconds, 60)
@@ -76,11 +78,21 @@ function applyCommand(output: Output): Command {
 What is applied lasts as long as the mesh and counts before what files say. To keep it, write the YAML to the mesh's directory:
 \`sidestep waypoint generate\` prints it.
 
+On a cluster it is a Gateway like any other, and stays.
+
 Examples:
   sidestep waypoint apply -n shop --enroll-namespace --wait
+  sidestep waypoint apply --cluster -n shop --enroll-namespace --wait
   sidestep waypoint apply payments-guard -n shop --for service --replicas 2`)
     .action(async (waypoint: string, options: ApplyOptions) => {
       const { namespace, name } = options
+      if (isOnCluster(options)) {
+        const { for: serves, replicas, enrollNamespace, overwrite, wait, timeout } = options
+        return applyOnCluster(connect, options, {
+          namespace, waypoint, ...(serves === undefined ? {} : { serves }), ...(replicas === undefined ? {} : { replicas }),
+          enrollNamespace: enrollNamespace === true, overwrite: overwrite === true, timeoutSeconds: wait === true ? timeout : undefined,
+        }, output)
+      }
       const client = new ApiClient(name)
       const status = await client.status()
       if (!status.mesh || status.controlPlane.state === 'off') throw new MeshError('BAD_CONFIG', `mesh ${name} has no control plane and no ztunnels, so it runs no waypoints`)
@@ -146,13 +158,14 @@ function find({ gateways, name }: LocalStatus, namespace: string, waypoint: stri
   throw new MeshError('NOT_FOUND', `mesh ${name} has no waypoint ${namespace}/${waypoint}; it has ${others.join(', ') || 'none'}`)
 }
 
-function listCommand(output: Output): Command {
-  return new Command('list')
+function listCommand(connect: Connect, output: Output): Command {
+  return addClusterChoice(new Command('list'))
     .description('show the waypoints of a mesh')
     .option('-n, --namespace <namespace>', 'only those of this namespace')
     .addOption(nameOption())
     .addOption(outputOption())
-    .action(async ({ name, namespace, output: form }: { name: string; namespace?: string; output: OutputForm }) => {
+    .action(async ({ name, namespace, output: form, ...choice }: ClusterChoice & { name: string; namespace?: string; output: OutputForm }) => {
+      if (isOnCluster(choice)) return listOnCluster(connect, choice, namespace, form, output)
       const status = await new ApiClient(name).status()
       const waypoints = status.gateways.filter((each) => each.role === 'waypoint' && (namespace === undefined || each.namespace === namespace))
       const items = waypoints.map((each) => ({ ...each, problems: notInForce(status, `Gateway ${each.namespace}/${each.name}`) }))
@@ -167,14 +180,15 @@ function listCommand(output: Output): Command {
     })
 }
 
-function statusCommand(output: Output): Command {
-  return new Command('status')
+function statusCommand(connect: Connect, output: Output): Command {
+  return addClusterChoice(new Command('status'))
     .description('show whether a waypoint is ready, whose requests it takes, and what is wrong; exits with 1 if it is not ready')
     .addArgument(waypointArgument())
     .addOption(namespaceOption())
     .addOption(nameOption())
     .addOption(outputOption())
-    .action(async (waypoint: string, { name, namespace, output: form }: Place & { output: OutputForm }) => {
+    .action(async (waypoint: string, { name, namespace, output: form, ...choice }: Place & { output: OutputForm }) => {
+      if (isOnCluster(choice)) return statusOnCluster(connect, choice, namespace, waypoint, form, output)
       const status = await new ApiClient(name).status()
       const look = await lookAtWaypoint(status, find(status, namespace, waypoint))
       if (!look.ready) process.exitCode = 1
@@ -219,15 +233,16 @@ function restartCommand(output: Output): Command {
     })
 }
 
-function deleteCommand(output: Output): Command {
-  return new Command('delete')
+function deleteCommand(connect: Connect, output: Output): Command {
+  return addClusterChoice(new Command('delete'))
     .description('take back waypoints that were applied')
     .argument('[waypoint...]', 'their names')
     .addOption(namespaceOption())
     .option('--all', 'all that were applied in the namespace')
     .option('--force', 'also those that are still asked for: their requests are refused from then on')
     .addOption(nameOption())
-    .action(async (named: string[], { name, namespace, all, force }: Place & { all?: boolean; force?: boolean }) => {
+    .action(async (named: string[], { name, namespace, all, force, ...choice }: Place & { all?: boolean; force?: boolean }) => {
+      if (isOnCluster(choice)) return deleteOnCluster(connect, choice, namespace, named, force === true, output)
       const client = new ApiClient(name)
       const status = await client.status()
       const applied = status.gateways.filter((each) => each.role === 'waypoint' && each.namespace === namespace && each.file === '')

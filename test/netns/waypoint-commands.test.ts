@@ -29,7 +29,7 @@ interface Ran {
 async function sidestep(...args: string[]): Promise<Ran> {
   const text = { out: '', err: '' }
   const output: Output = { print: (line) => void (text.out += `${line}\n`), warn: (line) => void (text.err += `${line}\n`) }
-  const commands = new Command('sidestep').addCommand(waypointCommand(output)).addCommand(statusCommand(output.print))
+  const commands = new Command('sidestep').addCommand(waypointCommand(() => Promise.reject(new Error('there is no cluster here')), output)).addCommand(statusCommand(output.print))
   const silence = (command: Command): void => {
     command.exitOverride().configureOutput({ writeErr: (line) => void (text.err += line), writeOut: (line) => void (text.out += line) })
     command.commands.forEach(silence)
