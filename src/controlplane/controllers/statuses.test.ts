@@ -139,7 +139,7 @@ describe('a Gateway', () => {
 
   test('says of itself that it lets anybody in, for as long as it does', () => {
     const facts = { problems: [], isUnreadable: false, listeners: [good] }
-    const types = (change: Json | undefined): unknown[] => (change?.['conditions'] as Json[]).map(({ type }) => type)
+    const types = (change: Json = {}): unknown[] => (change['conditions'] as Json[]).map(({ type }) => type)
     const open = gatewayStatusChange({ generation: 3, facts, state: made, isOpenToAnyClient: true, status: {}, now })
     expect(types(open)).toEqual(['Accepted', 'Programmed', 'InsecureFrontendValidationMode'])
     expect(types(gatewayStatusChange({ generation: 3, facts, state: made, status: open ?? {}, now }))).toEqual(['Accepted', 'Programmed'])
