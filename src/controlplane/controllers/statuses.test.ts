@@ -56,8 +56,8 @@ function plain<T>(value: T): T {
 const maybe = fc.option(condition, { nil: undefined })
 
 type Change = (status: Json, at: string) => Json | undefined
-const gatewayChange: fc.Arbitrary<Change> = fc.record({ generation: fc.nat(5), problems, isUnreadable: fc.boolean(), listeners, state })
-  .map(({ generation, state: found, ...facts }) => (before, at) => gatewayStatusChange({ generation, facts, state: plain(found), status: before, now: at }))
+const gatewayChange: fc.Arbitrary<Change> = fc.record({ generation: fc.nat(5), problems, isUnreadable: fc.boolean(), listeners, state, isOpenToAnyClient: fc.boolean() })
+  .map(({ generation, state: found, isOpenToAnyClient, ...facts }) => (before, at) => gatewayStatusChange({ generation, facts, state: plain(found), isOpenToAnyClient, status: before, now: at }))
 const parent = fc.record({ parent: ref.map((each) => ({ namespace: 'shop', ...each })), accepted: condition, resolvedRefs: condition, partiallyInvalid: condition }, { requiredKeys: ['parent', 'accepted', 'resolvedRefs'] })
 const routeChange: fc.Arbitrary<Change> = fc.record({ generation: fc.nat(5), parentRefs: fc.array(fc.oneof(ref, fc.constant(null)), { maxLength: 4 }), problems, isUnreadable: fc.boolean(), parents: fc.array(parent, { maxLength: 4 }) })
   .map(({ generation, parentRefs, ...facts }) => (before, at) => routeStatusChange({
