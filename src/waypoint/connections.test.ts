@@ -234,6 +234,14 @@ describe('what was declared', () => {
     expect(await say(new Bench('http11'), 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n')).toContain('http http2 PRI')
   })
 
+  test('a client of an http port that is slow to begin may still begin with HTTP/2', async () => {
+    const bench = new Bench('http11')
+    bench.routes(table({ http: [httpRule] }))
+    const { client } = await bench.dial()
+    setTimeout(() => client.write('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), 150)
+    await expect.poll(() => bench.served.map(({ protocol }) => protocol)).toEqual(['http2'])
+  })
+
   test('tls is routed by its server name', async () => {
     const bench = new Bench('tls')
     bench.routes(table({ tcp: [tcpRule({ serverNames: ['*.test'] })] }))

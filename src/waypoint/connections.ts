@@ -112,7 +112,9 @@ export class Connections {
     const needsName = needsServerName(this.#parts, context.target)
       || (chain.sort === 'tcp' && chain.tcp.match(undefined, context.caller.identity?.namespace) === undefined)
     const isForTls = (declared === 'tls' && chain.sort !== 'http') || needsName
-    const detected = await detect(stream, { clock, withinMs: isForTls ? helloMs : detectMs })
+    // Where clients speak first, one that is slow to do so is waited for: taken for HTTP/1 it could not speak HTTP/2 any more.
+    const speaksFirst = isForTls || isHttp || chain.sort === 'http'
+    const detected = await detect(stream, { clock, withinMs: speaksFirst ? helloMs : detectMs })
     const { serverName } = detected.t === 'tls' ? detected : {}
     const carry: Way = { t: 'carry', ...(serverName !== undefined && { serverName }) }
     if (chain.sort === 'tcp') return carry
