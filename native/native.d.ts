@@ -132,7 +132,8 @@ export interface Native {
   /** Addresses by which others reach the namespace, 16 bytes each, with the index of their interface. */
   netnsAddresses(netns: OwnedFd): Promise<{ index: number; ip: Uint8Array }[]>
   setReturnPath(netns: OwnedFd, options: { mark: number; table: number; priority: number; install: boolean }): Promise<void>
-  listSockets(netns: OwnedFd): Promise<NativeConnection[]>
+  /** TCP sockets with an established connection, or that listen. */
+  listSockets(netns: OwnedFd, listening?: boolean): Promise<NativeConnection[]>
   destroySocket(netns: OwnedFd, connection: { source: NativeAddress; destination: NativeAddress }): Promise<boolean>
 
   /** Takes the descriptor over. */

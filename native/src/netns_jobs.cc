@@ -307,13 +307,15 @@ struct Connection {
 
 class ListSocketsJob : public NetnsJob {
  public:
+  explicit ListSocketsJob(bool listening) : states_(listening ? 1U << TCP_LISTEN : 1U << TCP_ESTABLISHED) {}
+
   void Run() override {
     for (const std::uint8_t family : {AF_INET, AF_INET6}) {
       NetlinkRequest request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP);
       inet_diag_req_v2 head{};
       head.sdiag_family = family;
       head.sdiag_protocol = IPPROTO_TCP;
-      head.idiag_states = 1U << TCP_ESTABLISHED;
+      head.idiag_states = states_;
       request.Append(&head, sizeof(head));
       failure_ = request.Exchange(NETLINK_SOCK_DIAG, [this](const nlmsghdr* message) { Read(message); });
       if (failure_) return;
@@ -349,6 +351,7 @@ class ListSocketsJob : public NetnsJob {
     connections_.push_back(connection);
   }
 
+  std::uint32_t states_;
   std::vector<Connection> connections_;
 };
 
@@ -459,7 +462,9 @@ Napi::Value LinkCreateIn(const Napi::CallbackInfo& info) {
   return PostJob<LinkCreateJob>(info, std::move(program), ifindex, type);
 }
 
-Napi::Value ListSockets(const Napi::CallbackInfo& info) { return PostJob<ListSocketsJob>(info); }
+Napi::Value ListSockets(const Napi::CallbackInfo& info) {
+  return PostJob<ListSocketsJob>(info, info[1].IsBoolean() && info[1].As<Napi::Boolean>().Value());
+}
 
 Napi::Value DestroySocket(const Napi::CallbackInfo& info) {
   Napi::Object options;

@@ -7,7 +7,7 @@ import { askSocket } from '../core/ask-socket.ts'
 import { describeError } from '../core/errors.ts'
 import type { Logger } from '../core/log.ts'
 import { CaptureView } from '../kernel/capture-view.ts'
-import type { Drift } from '../kernel/capture-view.ts'
+import type { Drift, ExpectedCapture } from '../kernel/capture-view.ts'
 import type { ListenerKind } from '../kernel/generated/layout.ts'
 import type { Enrolments } from './enrolment-agent.ts'
 import type { Finder } from './finder.ts'
@@ -120,8 +120,8 @@ export class Audit {
   async #look(instance: string, pods: readonly Enrolled[]): Promise<Map<Enrolled, Finding[]> | undefined> {
     const served = await this.#served()
     if (!served) return undefined
-    const fences = new Map<Enrolled, number[]>()
-    for (const each of pods) fences.set(each, (await each.netns.veths().catch(() => [])).map(({ peerIndex }) => peerIndex))
+    const inside = new Map<Enrolled, Pick<ExpectedCapture, 'fences' | 'sockets'>>()
+    for (const each of pods) inside.set(each, { fences: (await each.netns.veths()).map(({ peerIndex }) => peerIndex), sockets: await each.netns.listeners() })
     using view = CaptureView.open(instance)
     const common: Finding[] = view ? view.hooks() : [{ kind: 'instance', because: 'nothing is pinned' }]
     this.#report(common)
@@ -130,7 +130,7 @@ export class Audit {
     return new Map(pods.map((each) => {
       const { cookie } = each.netns
       const isServed = cookies.get(each.entry.pod.uid) === String(cookie)
-      const own = view?.pod(cookie, each.enrolment, { listeners, fences: fences.get(each) ?? [] }) ?? []
+      const own = view?.pod(cookie, each.enrolment, { listeners, ...(inside.get(each) ?? { fences: [], sockets: new Set() }) }) ?? []
       return [each, [...common, ...(isServed ? [] : [{ kind: 'ztunnel', because: 'the ztunnel does not serve it' } as const]), ...own]]
     }))
   }

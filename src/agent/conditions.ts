@@ -40,6 +40,7 @@ interface Entry {
   last: Pick<KnownCondition, 'status' | 'reason' | 'message' | 'lastTransitionTime'> | undefined
   /** The API has shown us what we wrote: what differs from it after that is somebody else's doing. */
   isConfirmed: boolean
+  /** It waits for its turn, or is being written: either way it is looked at again. */
   isQueued: boolean
   readonly backoff: Backoff
   waiters: (() => void)[]
@@ -157,7 +158,6 @@ export class ConditionWriter {
     const isTransition = entry.last?.status !== wanted.status || entry.last.lastTransitionTime === ''
     const lastTransitionTime = isTransition ? new Date(nowMs()).toISOString().replace(/\.\d+Z$/, 'Z') : entry.last?.lastTransitionTime ?? ''
     const condition = { type: capturedCondition, ...wanted, lastTransitionTime }
-    entry.isQueued = false
     try {
       // With the uid, so that a pod made since under the same name is refused.
       const path = resourcePath(podType, { namespace: pod.namespace, name: pod.name, subresource: 'status' })
@@ -166,6 +166,7 @@ export class ConditionWriter {
       entry.backoff.succeeded()
       entry.last = condition
       entry.isConfirmed = false
+      entry.isQueued = false
       if (isSame(condition, entry.wanted)) this.#wake(entry)
       else this.#enqueue(entry)
     } catch (error) {
@@ -175,6 +176,7 @@ export class ConditionWriter {
       const waitMs = 100 + entry.backoff.next()
       logger.warn({ 'pod.namespace': pod.namespace, 'pod.name': pod.name, because: describeError(error), waitMs }, 'condition of a pod was not written')
       setTimeout(() => {
+        entry.isQueued = false
         if (this.#entries.get(pod.uid) === entry) this.#enqueue(entry)
       }, waitMs).unref()
     }

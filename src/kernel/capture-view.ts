@@ -22,6 +22,8 @@ export interface Drift {
 export interface ExpectedCapture {
   /** What its ztunnel should listen for. */
   readonly listeners: readonly layout.ListenerKind[]
+  /** The sockets that listen for TCP in the pod's namespace, by the kernel's cookies. */
+  readonly sockets: ReadonlySet<bigint>
   /** The node's ends of the pod's veths, by interface index. */
   readonly fences: readonly number[]
 }
@@ -90,10 +92,12 @@ export class CaptureView implements Disposable {
     if (wrong.size > 0) yield { kind: 'probePort', because: `probes are let in on other ports than it declares: ${[...wrong].join(', ')}` }
   }
 
-  *#steering(cookie: bigint, { listeners, fences }: ExpectedCapture): Generator<Drift> {
+  *#steering(cookie: bigint, { listeners, sockets, fences }: ExpectedCapture): Generator<Drift> {
     for (const kind of listeners) {
       const key = { netnsCookie: cookie, kind: layout.listenerKind[kind] }
-      if (this.#maps.listeners.get(key) === undefined) yield { kind: 'listener', because: `nobody listens for it: ${kind}` }
+      const socket = this.#maps.listeners.get(key)
+      // One that was destroyed stays in the map.
+      if (socket === undefined || (kind !== 'dns' && !sockets.has(socket))) yield { kind: 'listener', because: `nobody listens for it: ${kind}` }
     }
     if (!this.#pins.isLinkInForce(lookupLink(cookie))) yield { kind: 'lookup', because: 'inbound steering is not attached' }
     for (const ifindex of fences) {

@@ -73,6 +73,11 @@ export class Netns {
     }))
   }
 
+  /** The kernel's cookies of the sockets that listen for TCP here. */
+  async listeners(): Promise<Set<bigint>> {
+    return new Set((await native().listSockets(this.fd, true)).map(({ cookie }) => cookie))
+  }
+
   /** Ends one of this namespace's TCP sockets as if the kernel had aborted it; false if there is none. */
   destroyConnection(source: SocketAddr, destination: SocketAddr): Promise<boolean> {
     return native().destroySocket(this.fd, { source: nativeAddress(source), destination: nativeAddress(destination) })

@@ -222,9 +222,9 @@ export class Redirection {
     this.#maps.listeners.set({ netnsCookie: cookie, kind: layout.listenerKind[kind] }, BigInt(socket))
   }
 
-  /** Whether some socket takes them: ours, or a successor's. */
-  hasListener(cookie: bigint, kind: layout.ListenerKind): boolean {
-    return this.#maps.listeners.get({ netnsCookie: cookie, kind: layout.listenerKind[kind] }) !== undefined
+  /** The kernel's cookie of the socket that takes them, ours or a successor's; it may have been destroyed. Undefined for none. */
+  listenerOf(cookie: bigint, kind: layout.ListenerKind): bigint | undefined {
+    return this.#maps.listeners.get({ netnsCookie: cookie, kind: layout.listenerKind[kind] })
   }
 
   withdrawListener(cookie: bigint, kind: layout.ListenerKind): void {

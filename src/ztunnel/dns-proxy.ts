@@ -90,7 +90,7 @@ export class DnsProxy {
   registerAgain(): void {
     const { netns, redirection, logger } = this.#parts
     const last = this.#listeners.at(-1) // of the first slot
-    if (!last || this.#isClosed || redirection.hasListener(netns.cookie, 'dns')) return
+    if (!last || this.#isClosed || redirection.listenerOf(netns.cookie, 'dns') !== undefined) return
     const fd = duplicateDescriptor(last)
     if (!fd) return
     try {

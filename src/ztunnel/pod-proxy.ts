@@ -174,22 +174,25 @@ export class PodProxy {
 
   /** Applies changed labels or ports of the same pod, and puts back what somebody else undid, listeners included. */
   async update(pod: PodEnrolment): Promise<void> {
-    for (const [kind, server] of this.#servers) await this.#serveAgain(kind, server)
+    const listening = await this.netns.listeners()
+    for (const [kind, server] of this.#servers) {
+      const inMap = this.#parts.redirection.listenerOf(this.netns.cookie, kind)
+      // A successor's stays.
+      if (inMap === undefined || !listening.has(inMap)) await this.#serveAgain(kind, server)
+    }
     this.#dns.registerAgain()
     await this.#parts.redirection.enrol(pod, this.netns)
   }
 
-  /** A listener that left the map goes back; one that cannot is closed, and another takes its place. A successor's stays. */
+  /** A listener that left the map goes back. One that somebody destroyed says nothing, and stays in the map: another takes its place. */
   async #serveAgain(kind: StreamKind, server: Server): Promise<void> {
-    const { redirection } = this.#parts
-    if (redirection.hasListener(this.netns.cookie, kind)) return
     const fd = duplicateDescriptor(server)
     try {
       if (!fd) throw new MeshError('CLOSED', 'the listener is closed')
-      redirection.registerListener(this.netns.cookie, kind, fd.fd)
+      this.#parts.redirection.registerListener(this.netns.cookie, kind, fd.fd)
       this.#logger.warn({ kind }, 'listener was taken out of the map: it is back')
     } catch (error) {
-      this.#logger.warn({ kind, error: describeError(error) }, 'listener is gone: making another')
+      this.#logger.warn({ kind, error: describeError(error) }, 'listener was destroyed: making another')
       server.close()
       await this.#serve(kind)
     } finally {
