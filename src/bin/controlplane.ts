@@ -197,11 +197,15 @@ program
   .command('rotate')
   .description('announce a new root; everything else goes by itself')
   .option('--overlap <seconds>', 'announce it for so long, rather than until every certificate of today was renewed', Number)
-  .action(({ overlap }: { overlap?: number }) => ask('/rotate', { step: 'begin', ...(overlap === undefined ? {} : { overlapSeconds: overlap }) }))
+  .action(async ({ overlap }: { overlap?: number }) => {
+    await ask('/rotate', { step: 'begin', ...(overlap === undefined ? {} : { overlapSeconds: overlap }) })
+  })
 program
   .command('revoke <serial>')
   .description('make a certificate worthless, by its serial number in hex')
-  .action((serial: string) => ask('/revoke', { serial }))
+  .action(async (serial: string) => {
+    await ask('/revoke', { serial })
+  })
 
 try {
   await program.parseAsync()

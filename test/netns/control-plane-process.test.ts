@@ -51,6 +51,23 @@ function get(path: string): Promise<{ status: number; body: unknown }> {
 }
 const ready = (status: number): Promise<void> => eventually(async () => expect((await get('/ready')).status).toBe(status), 30_000)
 
+test('beside it, commands ask it, and say why not', async () => {
+  const facts = await serveFacts()
+  await using plane = start()
+  await ready(200)
+  const say = async (...args: string[]): Promise<string> => {
+    await using asked = new LineProcess(['env', '-i', ...Object.entries(env).map(([name, value]) => `${name}=${value}`), process.execPath, program, ...args])
+    const { status, stderr } = await asked.ended
+    return status === 0 ? asked.noise.join('\n') : stderr
+  }
+  expect(await say('revoke', '0badc0de')).toBe('')
+  expect(await say('rotate', '--overlap', '3600')).toBe('')
+  expect(await say('rotate')).toContain('a rotation is running (announcing)')
+  expect(controlPlaneReportSchema.parse((await get('/status')).body).ca).toMatchObject({ rotation: 'announcing', roots: 2, revoked: 1 })
+  expect(plane.stderr).toBe('')
+  await facts.close()
+}, 300_000)
+
 test('without facts it lets nobody in, but gives out what nodes need to start; with them it serves; SIGTERM ends it well', async () => {
   let roots = ''
   {

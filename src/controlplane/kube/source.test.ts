@@ -37,11 +37,9 @@ afterEach(async () => {
   await fake.stop()
 })
 
-function pod(name: string, ip: string, more: object = {}): { metadata: { name: string; namespace: string }; spec: object } {
-  return {
-    metadata: { name, namespace: 'shop', labels: { app: 'web' } } as { name: string; namespace: string }, spec: { nodeName: 'node-a', serviceAccountName: 'web', containers: [] },
-    ...{ status: { phase: 'Running', podIPs: [{ ip }], conditions: [{ type: 'Ready', status: 'True' }] }, ...more },
-  }
+interface Draft { metadata: { name: string; namespace: string; labels: Record<string, string> }; spec: object; [field: string]: unknown }
+function pod(name: string, ip: string, status: object = { phase: 'Running', podIPs: [{ ip }], conditions: [{ type: 'Ready', status: 'True' }] }): Draft {
+  return { metadata: { name, namespace: 'shop', labels: { app: 'web' } }, spec: { nodeName: 'node-a', serviceAccountName: 'web', containers: [] }, status }
 }
 function define(type: ResourceType): void {
   fake.define(type)
@@ -62,8 +60,8 @@ async function start(): Promise<ControlPlane> {
 
 describe('a control plane on the Kubernetes API', () => {
   test('tells all there is at once, and what changes; a pod that ends, or has no address yet, is no workload', async () => {
-    fake.put(podType, pod('done', '10.0.0.9', { status: { phase: 'Succeeded', podIPs: [{ ip: '10.0.0.9' }] } }))
-    fake.put(podType, pod('soon', '', { status: { phase: 'Pending' } }))
+    fake.put(podType, pod('done', '10.0.0.9', { phase: 'Succeeded', podIPs: [{ ip: '10.0.0.9' }] }))
+    fake.put(podType, pod('soon', '', { phase: 'Pending' }))
     const status = await start()
     expect(store.logs.address.find('/10.96.0.1')).toHaveLength(1)
     expect(store.logs.address.find('/fd00::1')).toHaveLength(1)
@@ -71,7 +69,7 @@ describe('a control plane on the Kubernetes API', () => {
     expect(status.mayHave('node-a', { trustDomain: 'cluster.local', namespace: 'shop', serviceAccount: 'web' })).toBe(true)
     fake.put(podType, pod('soon', '10.0.0.2'))
     await vi.waitFor(() => expect(address(podName('soon'))).toBeDefined(), wait)
-    fake.put(podType, pod('soon', '10.0.0.2', { status: { phase: 'Failed', podIPs: [{ ip: '10.0.0.2' }] } }))
+    fake.put(podType, pod('soon', '10.0.0.2', { phase: 'Failed', podIPs: [{ ip: '10.0.0.2' }] }))
     await vi.waitFor(() => expect(address(podName('soon'))).toBeUndefined(), wait)
   })
 
