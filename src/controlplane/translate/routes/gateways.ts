@@ -123,7 +123,7 @@ function certificatesOf(
   return tls.certificateRefs.flatMap((ref: SecretReference) => {
     const namespace = ref.namespace ?? gateway.metadata.namespace
     if (ref.group !== '' || ref.kind !== 'Secret') {
-      findings.unresolved(objectKey(gateway), name, 'InvalidCertificateRef', `a certificate is in a Secret, not in a ${ref.kind}`)
+      findings.unresolved(objectKey(gateway), name, 'InvalidCertificateRef', `a certificate is in a Secret, not in a ${ref.kind}${ref.group === '' ? '' : ` of ${ref.group}`}`)
       return []
     }
     const mayName = namespace === gateway.metadata.namespace
