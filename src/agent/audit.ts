@@ -121,16 +121,23 @@ export class Audit {
     const served = await this.#served()
     if (!served) return undefined
     const inside = new Map<Enrolled, Pick<ExpectedCapture, 'fences' | 'sockets'>>()
-    for (const each of pods) inside.set(each, { fences: (await each.netns.veths()).map(({ peerIndex }) => peerIndex), sockets: await each.netns.listeners() })
+    for (const each of pods) {
+      try {
+        inside.set(each, { fences: (await each.netns.veths()).map(({ peerIndex }) => peerIndex), sockets: await each.netns.listeners() })
+      } catch (error) {
+        // Let go while we looked: it is no concern of this round any more.
+        if (each.entry.proven?.netns === each.netns) throw error
+      }
+    }
     using view = CaptureView.open(instance)
     const common: Finding[] = view ? view.hooks() : [{ kind: 'instance', because: 'nothing is pinned' }]
     this.#report(common)
     const cookies = new Map(served.pods.map(({ uid, netnsCookie }) => [uid, netnsCookie]))
     const listeners: ListenerKind[] = ['outbound', 'inbound', ...(served.xds.state === 'off' ? [] : ['hbone'] as const), 'dns']
-    return new Map(pods.map((each) => {
+    return new Map([...inside].filter(([{ entry, netns }]) => entry.proven?.netns === netns).map(([each, expected]) => {
       const { cookie } = each.netns
       const isServed = cookies.get(each.entry.pod.uid) === String(cookie)
-      const own = view?.pod(cookie, each.enrolment, { listeners, ...(inside.get(each) ?? { fences: [], sockets: new Set() }) }) ?? []
+      const own = view?.pod(cookie, each.enrolment, { listeners, ...expected }) ?? []
       return [each, [...common, ...(isServed ? [] : [{ kind: 'ztunnel', because: 'the ztunnel does not serve it' } as const]), ...own]]
     }))
   }
