@@ -181,7 +181,8 @@ std::optional<Call> ReadCall(const Environment& environment, std::string_view in
   if (config->kind != Kind::Object) return fail(Code::Undecodable, "the network configuration is no JSON object");
   const std::string_view version = config->Text("cniVersion");
   if (!IsSupported(version)) {
-    return fail(Code::IncompatibleVersion, "cniVersion " + json::Quote(version) + " is none that sidestep-cni speaks", "it speaks 0.3.0 to 1.1.0");
+    return fail(Code::IncompatibleVersion, "cniVersion " + json::Quote(version) + " is none that sidestep-cni speaks",
+                "it speaks 0.3.0 to 1.1.0");
   }
   for (const char* needed : {"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"}) {
     if (environment(needed).empty()) return fail(Code::InvalidEnvironment, std::string(needed) + " is missing");

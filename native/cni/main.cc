@@ -117,6 +117,7 @@ bool MustHold(std::string_view command, const Call& call, Error* error) {
   // Long enough for the file to have changed.
   membership = cni::ReadMembership(namespaces, call.pod->space);
   const bool is_check = command == "CHECK";
+  const std::string waits = "pod " + pod + " waits for Sidestep's agent on this node, because ";
   switch (membership) {
     case Membership::NoMesh:
     case Membership::Outside:
@@ -126,11 +127,11 @@ bool MustHold(std::string_view command, const Call& call, Error* error) {
       return false;
     case Membership::Closed:
       if (is_check) break;
-      *error = Held("pod " + pod + " waits for Sidestep's agent on this node, because its namespace's failure mode is closed", because, namespaces);
+      *error = Held(waits + "its namespace's failure mode is closed", because, namespaces);
       return true;
     case Membership::Unreadable:
       if (is_check) break;
-      *error = Held("pod " + pod + " waits for Sidestep's agent on this node, because " + namespaces + " cannot be understood", because, namespaces);
+      *error = Held(waits + namespaces + " cannot be understood", because, namespaces);
       return true;
   }
   // What was captured stays captured without the agent.

@@ -20,7 +20,8 @@ Membership MembershipIn(std::string_view text, std::string_view space) {
   const auto file = json::Parse(text, nullptr);
   const json::Value* version = file ? file->Get("v") : nullptr;
   const json::Value* namespaces = file ? file->Get("namespaces") : nullptr;
-  if (version == nullptr || version->raw != "1" || namespaces == nullptr || namespaces->kind != json::Kind::Object) return Membership::Unreadable;
+  const bool is_ours = version != nullptr && version->raw == "1" && namespaces != nullptr && namespaces->kind == json::Kind::Object;
+  if (!is_ours) return Membership::Unreadable;
   const json::Value* mode = namespaces->Get(space);
   if (mode == nullptr) return Membership::Outside;
   return mode->kind == json::Kind::String && mode->text == "open" ? Membership::Open : Membership::Closed;

@@ -14,7 +14,9 @@ export interface FileOwner {
 }
 
 /** `beforeRename` may throw to call it off. */
-export async function writeAtomically(path: string, data: string | Buffer, owner: FileOwner, beforeRename?: () => Promise<void>): Promise<void> {
+export async function writeAtomically(
+  path: string, data: string | Buffer, owner: FileOwner, beforeRename?: () => Promise<void>,
+): Promise<void> {
   await mkdir(dirname(path), { recursive: true })
   const made = `${path}.${randomBytes(4).toString('hex')}${temporarySuffix}`
   try {

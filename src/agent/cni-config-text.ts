@@ -40,7 +40,9 @@ export function withEntry(list: string, entry: PluginEntry): string {
   const last = plugins.at(-1)
   if (last === undefined) throw refused('it has no plugins')
   const { cniVersion } = parse(bare)
-  if (!chainableVersions.includes(String(cniVersion))) throw refused(`its cniVersion ${JSON.stringify(cniVersion)} is none of ${chainableVersions.join(', ')}`)
+  if (!chainableVersions.includes(String(cniVersion))) {
+    throw refused(`its cniVersion ${JSON.stringify(cniVersion)} is none of ${chainableVersions.join(', ')}`)
+  }
   const before = bare.slice(plugins.at(-2)?.end ?? chainOf(bare).inside.start, last.start)
   // On a line of its own where the others have one.
   const blank = /\s*$/.exec(before)?.[0] ?? ''

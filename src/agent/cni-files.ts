@@ -25,7 +25,9 @@ export async function configNames(directory: string): Promise<string[]> {
 }
 
 /** The first file that a runtime would take for its network, with what it says there; undefined where there is none. */
-export async function activeConfig(directory: string, onSkipped: (name: string, because: string) => void = () => {}): Promise<{ name: string; text: string } | undefined> {
+export async function activeConfig(
+  directory: string, onSkipped: (name: string, because: string) => void = () => {},
+): Promise<{ readonly name: string; readonly text: string } | undefined> {
   for (const name of await configNames(directory)) {
     try {
       const { text } = await read(join(directory, name))
@@ -46,7 +48,8 @@ export async function activeConfig(directory: string, onSkipped: (name: string, 
 export async function chain(directory: string, entry: PluginEntry): Promise<{ readonly file: string; readonly isChanged: boolean }> {
   const skipped: string[] = []
   const active = await activeConfig(directory, (name, because) => skipped.push(`${name}: ${because}`))
-  if (!active) throw new MeshError('BAD_CONFIG', `there is no network configuration in ${directory}${skipped.length === 0 ? ' yet' : `; ${skipped.join('; ')}`}`)
+  const others = skipped.length === 0 ? ' yet' : `; ${skipped.join('; ')}`
+  if (!active) throw new MeshError('BAD_CONFIG', `there is no network configuration in ${directory}${others}`)
   try {
     const isList = listName.test(active.name)
     const file = isList ? active.name : `${active.name}.conflist`
@@ -57,7 +60,8 @@ export async function chain(directory: string, entry: PluginEntry): Promise<{ re
     const isOut = await unchain(directory, file)
     return { file, isChanged: isWritten || isOut }
   } catch (error) {
-    throw error instanceof MeshError && error.code === 'BAD_CONFIG' ? new MeshError('BAD_CONFIG', `${active.name} cannot be chained: ${error.message}`, { cause: error }) : error
+    if (!(error instanceof MeshError) || error.code !== 'BAD_CONFIG') throw error
+    throw new MeshError('BAD_CONFIG', `${active.name} cannot be chained: ${error.message}`, { cause: error })
   }
 }
 
@@ -146,7 +150,8 @@ async function read(path: string): Promise<{ readonly text: string }> {
 
 async function namesIn(directory: string): Promise<string[]> {
   try {
-    return (await readdir(directory, { withFileTypes: true })).filter((each) => !each.isDirectory()).map(({ name }) => name).sort()
+    const found = await readdir(directory, { withFileTypes: true })
+    return found.filter((each) => !each.isDirectory()).map(({ name }) => name).sort()
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return []
     throw error

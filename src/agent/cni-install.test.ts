@@ -13,6 +13,7 @@ const entry = { socket: '/run/s/cni.sock', namespaces: '/var/lib/s/n.json', time
 const list = (name: string): string => `{\n  "cniVersion": "1.0.0",\n  "name": "${name}",\n  "plugins": [\n    { "type": "bridge", "mtu": 1.50e3 }\n  ]\n}\n`
 const single = '{"cniVersion":"0.3.1",  "name":"one","type":"bridge"}\n'
 
+const soon = { timeout: 10_000 }
 let directory: string
 let conf: string
 let bin: string
@@ -132,7 +133,7 @@ describe('the installer', () => {
     expect(installer.state.t).toBe('waiting')
     expect(await get('10-a.conflist')).toBe(list('a'))
     await rm(bin)
-    await expect.poll(() => installer.state, { timeout: 8000 }).toEqual({ t: 'chained', file: '10-a.conflist' })
+    await expect.poll(() => installer.state, soon).toEqual({ t: 'chained', file: '10-a.conflist' })
     const { mode } = await stat(join(bin, pluginType))
     expect([mode & 0o777, await readFile(join(bin, pluginType), 'utf8')]).toEqual([0o755, 'the plugin'])
   })
@@ -141,15 +142,15 @@ describe('the installer', () => {
     await put('10-a.conflist', list('a'))
     const installer = await install({ pollMs: 60_000 })
     await put('10-a.conflist', list('rewritten'))
-    await expect.poll(() => get('10-a.conflist')).toBe(withEntry(list('rewritten'), entry))
+    await expect.poll(() => get('10-a.conflist'), soon).toBe(withEntry(list('rewritten'), entry))
     await put('.tmp', list('new'))
     await rename(join(conf, '.tmp'), join(conf, '05-new.conflist'))
-    await expect.poll(() => get('05-new.conflist')).toBe(withEntry(list('new'), entry))
-    await expect.poll(() => get('10-a.conflist')).toBe(list('rewritten'))
+    await expect.poll(() => get('05-new.conflist'), soon).toBe(withEntry(list('new'), entry))
+    await expect.poll(() => get('10-a.conflist'), soon).toBe(list('rewritten'))
     await rm(join(conf, '05-new.conflist'))
-    await expect.poll(() => get('10-a.conflist')).toBe(withEntry(list('rewritten'), entry))
+    await expect.poll(() => get('10-a.conflist'), soon).toBe(withEntry(list('rewritten'), entry))
     await rm(join(bin, pluginType))
-    await expect.poll(() => readdir(bin)).toEqual([pluginType])
+    await expect.poll(() => readdir(bin), soon).toEqual([pluginType])
     expect(installer.state).toEqual({ t: 'chained', file: '10-a.conflist' })
   })
 
@@ -159,7 +160,7 @@ describe('the installer', () => {
     await install({ pollMs: 20, onState: (state) => states.push(state) })
     await mkdir(conf)
     await put('10-a.conflist', list('a'))
-    await expect.poll(() => states.map(({ t }) => t)).toEqual(['waiting', 'chained'])
+    await expect.poll(() => states.map(({ t }) => t), soon).toEqual(['waiting', 'chained'])
   })
 
   test('does nothing while a newer agent is there, and goes on when that is gone', async () => {
@@ -169,7 +170,7 @@ describe('the installer', () => {
     expect(installer.state).toEqual({ t: 'succeeded' })
     expect([await get('10-a.conflist'), await readdir(bin)]).toEqual([list('a'), []])
     isOwner = true
-    await expect.poll(() => installer.state.t).toBe('chained')
+    await expect.poll(() => installer.state.t, soon).toBe('chained')
   })
 
   test('brings a new version of the executable and of the entry, and leaves both when it ends', async () => {
@@ -189,9 +190,9 @@ describe('the installer', () => {
     await install({ logger, patience: 3 })
     for (let i = 0; i < 2; i += 1) {
       await put('10-a.conflist', list(`a${i}`))
-      await expect.poll(async () => hasEntry(await get('10-a.conflist'))).toBe(true)
+      await expect.poll(async () => hasEntry(await get('10-a.conflist')), soon).toBe(true)
     }
-    await expect.poll(() => warnings).toContainEqual(expect.stringContaining('again and again'))
+    await expect.poll(() => warnings, soon).toContainEqual(expect.stringContaining('again and again'))
     // A look that its own last write brought about.
     await new Promise((resolve) => setTimeout(resolve, 300))
     await put('10-a.conflist', list('z'))

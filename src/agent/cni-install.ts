@@ -44,6 +44,7 @@ export class CniInstaller {
   #timer: NodeJS.Timeout | undefined
   #working: Promise<void> | undefined
   #dueMs = 0
+  #isStale = false
   #isClosed = false
   #repairs: number[] = []
   #wroteOnce = false
@@ -100,9 +101,11 @@ export class CniInstaller {
   }
 
   #look(): Promise<void> {
+    // What changed while it reads, it may have missed.
+    this.#isStale = this.#working !== undefined
     this.#working ??= this.#repair().finally(() => {
       this.#working = undefined
-      this.#soon(this.#options.pollMs ?? 5000)
+      this.#soon(this.#isStale ? quietMs : this.#options.pollMs ?? 5000)
     })
     return this.#working
   }
@@ -114,7 +117,8 @@ export class CniInstaller {
     try {
       if (!(await mayWrite())) return this.#become({ t: 'succeeded' })
       if (!this.#wroteOnce) await Promise.all([tidy(confDirectory, false), tidy(binDirectory, false)])
-      if (await install(executable, join(binDirectory, pluginType))) logger.info({ path: join(binDirectory, pluginType) }, 'installed the CNI plugin')
+      const path = join(binDirectory, pluginType)
+      if (await install(executable, path)) logger.info({ path }, 'installed the CNI plugin')
       const { file, isChanged } = await chain(confDirectory, entry)
       if (isChanged) {
         this.#repairs.push(Date.now())

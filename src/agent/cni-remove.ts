@@ -55,7 +55,8 @@ export async function removeFromNode(options: RemoveOptions): Promise<Left> {
   if (wasChained) await wait(graceMs)
   const pods = await podsThatNeedIt(options)
   if (pods > 0) {
-    const because = `CRI-O ends the network of ${pods} pods by the chain that they were started with, which names it; call this again when they are gone, or remove it by hand`
+    const because = `CRI-O ends the network of ${pods} pods by the chain that they were started with, which names it; `
+      + 'call this again when they are gone, or remove it by hand'
     left.push({ path: executable, because })
     logger.warn({ path: executable, because }, 'could not be removed from this node')
     return left

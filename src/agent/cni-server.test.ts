@@ -94,7 +94,7 @@ test('the agent has to decide in time, and hears when nobody waits any more', as
     const socket = connect(path, () => socket.write(line(request), () => setTimeout(() => socket.destroy(), 20)))
     socket.on('close', () => resolve())
   })
-  await expect.poll(() => reasons.length).toBe(2)
+  await expect.poll(() => reasons.length, { timeout: 10_000 }).toBe(2)
 })
 
 test('a newer agent takes the path at one stroke, and who asked the older one still hears from it', async () => {
@@ -120,11 +120,11 @@ test('an agent that stays takes the path back from one that died', async () => {
   const older = await serve(async () => yes, { watchMs: 10 })
   const newer = await serve(async () => ({ ok: true, captured: false }))
   await newer.close()
-  await expect.poll(() => older.isOwner()).toBe(true)
+  await expect.poll(() => older.isOwner(), { timeout: 10_000 }).toBe(true)
   expect(await ask(line(request))).toBe(line(yes))
   // And from somebody who removed it.
   await rm(path)
-  await expect.poll(() => older.isOwner()).toBe(true)
+  await expect.poll(() => older.isOwner(), { timeout: 10_000 }).toBe(true)
   expect(await ask(line(request))).toBe(line(yes))
 })
 

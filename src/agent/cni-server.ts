@@ -82,7 +82,8 @@ export class CniServer {
     await mkdir(dirname(this.#options.path), { recursive: true, mode: 0o755 })
     await this.#take()
     const watch = (): void => {
-      this.#watch = setTimeout(() => void this.#look().finally(() => !this.#isClosed && watch()), this.#options.watchMs ?? 1000).unref()
+      const look = (): void => void this.#look().finally(() => !this.#isClosed && watch())
+      this.#watch = setTimeout(look, this.#options.watchMs ?? 1000).unref()
     }
     watch()
   }
@@ -166,7 +167,8 @@ export class CniServer {
         const decided = await handle(parsed.data, gone.signal)
         answer(decided.ok ? decided : { ...decided, because: oneLine(decided.because) })
       } catch (error) {
-        logger.warn({ 'cni.command': command, 'pod.namespace': namespace, 'pod.name': name, because: describeError(error) }, 'could not answer the CNI plugin')
+        const facts = { 'cni.command': command, 'pod.namespace': namespace, 'pod.name': name, because: describeError(error) }
+        logger.warn(facts, 'could not answer the CNI plugin')
         answer(refusal(describeError(error)))
       }
     }

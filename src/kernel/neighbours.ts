@@ -35,12 +35,13 @@ function cilium(facts: HostFacts): Feature[] {
   const hooks = hooksOf(facts, 'cil_')
   if (hooks.length === 0 && !has(links, /^cilium_/) && !has(pins, /^(cilium|cil_)/) && !has(cniFiles, /cilium/)) return []
   const isExclusive = has(cniFiles, /\.cilium_bak$/)
-  const found = [hooks.length > 0 ? `balances at sockets (${hooks.join(', ')})` : 'balances at links (tc)', ...(isExclusive ? ['moves the CNI files of others away'] : [])].join(', ')
-  const why = 'its programs at links and ours at sockets get along; where both are at sockets, the first to redirect hides the service from the other'
+  const where = hooks.length > 0 ? `balances at sockets (${hooks.join(', ')})` : 'balances at links (tc)'
+  const found = isExclusive ? `${where}, moves the CNI files of others away` : where
+  const why = 'where both its programs and ours are at sockets, the first to redirect hides the service from the other'
   const settings = [...(hooks.length > 0 ? ['socketLB.hostNamespaceOnly=true'] : []), ...(isExclusive ? ['cni.exclusive=false'] : [])]
-  return settings.length === 0
-    ? [{ name: 'Cilium', status: 'pass', found, why }]
-    : [{ name: 'Cilium', status: 'warn', found, why, fix: `Make sure that its Helm values have ${settings.join(' and ')}; \`sidestep check\` against the cluster reads them.` }]
+  if (settings.length === 0) return [{ name: 'Cilium', status: 'pass', found, why }]
+  const fix = `Make sure that its Helm values have ${settings.join(' and ')}; \`sidestep check\` against the cluster reads them.`
+  return [{ name: 'Cilium', status: 'warn', found, why, fix }]
 }
 
 function calico(facts: HostFacts): Feature[] {
@@ -49,14 +50,15 @@ function calico(facts: HostFacts): Feature[] {
   const isEbpf = hooks.length > 0 || has(links, /^bpf(in|out)\.cali$/) || has(pins, /^cali_/)
   if (!isEbpf && !has(links, /^cali/) && !has(cniFiles, /calico/)) return []
   const why = 'its rules and programs at links and ours at sockets get along; its connect-time load balancer sits where ours does'
-  const found = isEbpf ? (hooks.length > 0 ? `eBPF, balances at sockets (${hooks.join(', ')})` : 'eBPF, balances at links (tc)') : 'iptables or nftables'
-  return hooks.length === 0
-    ? [{ name: 'Calico', status: 'pass', found, why }]
-    : [{ name: 'Calico', status: 'warn', found, why, fix: 'Set bpfConnectTimeLoadBalancing: Disabled in the FelixConfiguration `default`: it otherwise resolves services before we see them.' }]
+  if (!isEbpf) return [{ name: 'Calico', status: 'pass', found: 'iptables or nftables', why }]
+  if (hooks.length === 0) return [{ name: 'Calico', status: 'pass', found: 'eBPF, balances at links (tc)', why }]
+  const fix = 'Set bpfConnectTimeLoadBalancing: Disabled in the FelixConfiguration `default`: it otherwise resolves services first.'
+  return [{ name: 'Calico', status: 'warn', found: `eBPF, balances at sockets (${hooks.join(', ')})`, why, fix }]
 }
 
 function kubeProxy({ kubeProxyMode, links }: HostFacts): Feature {
   const mode = kubeProxyMode ?? (links.includes('kube-ipvs0') ? 'ipvs' : undefined)
   const found = mode === undefined ? 'does not answer here' : `mode ${mode}`
-  return { name: 'kube-proxy', status: 'info', found, why: 'balances for pods outside the mesh, and for what ours send past it; all of its modes will do, and so will none' }
+  const why = 'balances for pods outside the mesh, and for what ours send past it; all of its modes will do, and so will none'
+  return { name: 'kube-proxy', status: 'info', found, why }
 }
