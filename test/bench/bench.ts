@@ -6,6 +6,7 @@ import { describeError, MeshError } from '../../src/core/errors.ts'
 import { buildApps } from '../helpers/apps.ts'
 import { measureEnrolment } from './enrolment.ts'
 import { attachedHooks, measureHooks } from './hook-cost.ts'
+import { measureKubernetes } from './kubernetes.ts'
 import { measureMemory } from './memory.ts'
 import { machineFacts, partNames, save, table } from './report.ts'
 import type { PartName, Report, Row } from './report.ts'
@@ -74,6 +75,7 @@ async function measure(bench: Bench, outer: Undo, rivals: Rivals, mayFetch: bool
     notes.push(...requests.notes)
   }
   if (bench.parts.has('scale')) rows.push(...(await inItsOwn(bench, outer, (own) => measureScale(own))))
+  if (bench.parts.has('kubernetes')) rows.push(...(await inItsOwn(bench, outer, (own) => measureKubernetes(own))))
   return { rows: rows.toSorted((a, b) => Number(a.baseline === undefined) - Number(b.baseline === undefined)), bytes, notes }
 }
 

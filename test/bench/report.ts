@@ -11,7 +11,7 @@ import type { SetupName } from './setups.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
-export const partNames = ['throughput', 'pingpong', 'connections', 'memory', 'enrolment', 'hooks', 'scale', 'l7'] as const
+export const partNames = ['throughput', 'pingpong', 'connections', 'memory', 'enrolment', 'hooks', 'scale', 'kubernetes', 'l7'] as const
 export type PartName = (typeof partNames)[number]
 
 export interface Row {
@@ -121,13 +121,14 @@ function cell(spread: Spread | undefined): string {
   return spread.samples.length < 2 ? figure(spread.median) : `${figure(spread.median)} (${figure(spread.min)} to ${figure(spread.max)})`
 }
 
-const headings: Readonly<Record<'hooks' | 'single', readonly [string, string]>> = {
+const headings: Readonly<Record<'hooks' | 'kubernetes' | 'single', readonly [string, string]>> = {
   hooks: ['no hooks', 'hooks attached'],
+  kubernetes: ['few pods', 'many pods'],
   single: ['', 'measured'],
 }
 
 function headingOf(row: Row): keyof typeof headings {
-  return row.part === 'hooks' ? 'hooks' : 'single'
+  return row.part === 'hooks' || row.part === 'kubernetes' ? row.part : 'single'
 }
 
 /** As Markdown, so that it reads the same in a terminal and in docs/bench.md. */
