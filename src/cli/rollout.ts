@@ -27,6 +27,22 @@ function progressOf(object: KubeObject): Progress {
   return { isDone: isObserved && updated >= wanted && ready >= wanted && all <= wanted, text: isObserved ? text : 'not seen yet' }
 }
 
+/**
+ * A DaemonSet's status counts the oldest pod of each node, also one that ends: and a ztunnel that ends may finish its connections for
+ * an hour. So its pods are counted here.
+ */
+async function progress(cluster: Cluster, object: KubeObject): Promise<Progress> {
+  const byStatus = progressOf(object)
+  const generation = object.metadata.annotations?.['deprecated.daemonset.template.generation']
+  const isObserved = numberOf(object.status, 'observedGeneration') >= (object.metadata.generation ?? 0)
+  if (byStatus.isDone || object.kind !== 'DaemonSet' || generation === undefined || !isObserved) return byStatus
+  const pods = await cluster.list('v1', 'Pod', { namespace: object.metadata.namespace ?? '', labelSelector: `pod-template-generation=${generation}` })
+  const own = pods.filter(({ metadata }) => metadata.ownerReferences?.some(({ uid }) => uid === object.metadata.uid))
+  const wanted = numberOf(object.status, 'desiredNumberScheduled')
+  const ready = own.filter((pod) => pod.metadata.deletionTimestamp === undefined && whyNotReady(pod) === undefined).length
+  return { isDone: ready >= wanted, text: `${own.length < wanted ? `${own.length} of ${wanted} made anew, ` : ''}${Math.min(ready, wanted)} of ${wanted} ready` }
+}
+
 /** Resolves when all of them run as they were applied. COMMAND_FAILED, saying what their pods wait for, after `timeoutMs`. */
 export async function waitForRollout(cluster: Cluster, names: readonly ObjectName[], timeoutMs: number, output: Output): Promise<void> {
   const deadline = performance.now() + timeoutMs
@@ -35,7 +51,7 @@ export async function waitForRollout(cluster: Cluster, names: readonly ObjectNam
     const waiting: { readonly object: KubeObject | undefined; readonly name: ObjectName; readonly text: string }[] = []
     for (const name of names) {
       const object = await cluster.find(name)
-      const { isDone, text } = object ? progressOf(object) : { isDone: false, text: 'is not there' }
+      const { isDone, text } = object ? await progress(cluster, object) : { isDone: false, text: 'is not there' }
       const line = `${objectText(name)}: ${text}`
       if (said.get(objectText(name)) !== line) output.print(line)
       said.set(objectText(name), line)
