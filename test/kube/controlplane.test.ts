@@ -182,7 +182,11 @@ afterAll(async () => {
   rmSync(base, { recursive: true, force: true })
 })
 
-const [one, two] = [() => planes[0]!, () => planes[1]!]
+function found<T>(value: T | undefined): T {
+  if (value === undefined) throw new Error('there is none')
+  return value
+}
+const [one, two] = [() => found(planes[0]), () => found(planes[1])]
 
 describe('two replicas', () => {
   test('share one certificate authority, and one leads', async () => {
@@ -247,7 +251,7 @@ describe('callers with other tokens', () => {
 
 describe('the certificate authority', () => {
   test('takes revocations and rotations at any replica; all follow without a restart, and pods hear of it', async () => {
-    const follower = planes.find(({ leads }) => !leads)!
+    const follower = found(planes.find(({ leads }) => !leads))
     const crl = (await trust(system))['crl.pem']
     await follower.ask('POST', '/revoke', { serial: '0badc0de' })
     await expect.poll(async () => (await trust(system))['crl.pem'], soon).not.toBe(crl)
@@ -296,8 +300,8 @@ describe('when things fail', () => {
 
   test('the leader is killed: another leads, and does what a leader does', async () => {
     await expect.poll(() => planes.filter(({ leads }) => leads).length, { timeout: 60_000, interval: 100 }).toBe(1)
-    const leader = planes.find(({ leads }) => leads)!
-    const other = planes.find((plane) => plane !== leader)!
+    const leader = found(planes.find(({ leads }) => leads))
+    const other = found(planes.find((plane) => plane !== leader))
     await leader.end('SIGKILL')
     await admin.delete(`${namespaced(system, 'configmaps')}/sidestep-trust`)
     await expect.poll(() => other.leads, { timeout: 60_000, interval: 100 }).toBe(true)
