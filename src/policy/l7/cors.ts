@@ -39,6 +39,8 @@ export function compileCors(cors: Cors): CompiledCors {
   const shared = (allowed: string): HeaderList => [
     ['access-control-allow-origin', allowed],
     ...(cors.allowCredentials ? [['access-control-allow-credentials', 'true'] as const] : []),
+    // In preflights browsers read no such thing; Gateway API's conformance suite and others' proxies have it there.
+    ...(exposed === '' ? [] : [['access-control-expose-headers', exposed] as const]),
   ]
   const preflight = (headers: HeaderValues, allowed: string | undefined): CorsDecision => {
     const method = headers.get('access-control-request-method') ?? ''
@@ -63,8 +65,7 @@ export function compileCors(cors: Cors): CompiledCors {
       const allowed = allowedOrigin(origin)
       if (method === 'OPTIONS' && headers.has('access-control-request-method')) return preflight(headers, allowed)
       if (allowed === undefined) return { t: 'none', headers: vary }
-      const expose: HeaderList = exposed === '' ? [] : [['access-control-expose-headers', exposed]]
-      return { t: 'simple', headers: [...shared(allowed), ...expose, ...vary] }
+      return { t: 'simple', headers: [...shared(allowed), ...vary] }
     },
   }
 }

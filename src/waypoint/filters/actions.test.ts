@@ -51,8 +51,8 @@ describe('CORS of a route', () => {
     const yes = await fetch(made.url, { method: 'OPTIONS', headers: preflight })
     expect([
       yes.status, yes.headers.get('access-control-allow-origin'), yes.headers.get('access-control-allow-methods'),
-      yes.headers.get('access-control-max-age'),
-    ]).toEqual([204, 'https://shop.test', 'PUT', '60'])
+      yes.headers.get('access-control-max-age'), yes.headers.get('access-control-expose-headers'),
+    ]).toEqual([204, 'https://shop.test', 'PUT', '60', 'x-b'])
     expect(made.plans).toHaveLength(0)
     expect(made.records[0]?.reasons[0]?.[0]).toBe('preflight')
     const no = await fetch(made.url, { method: 'OPTIONS', headers: { ...preflight, origin: 'https://evil.test' } })
