@@ -1,4 +1,6 @@
 // Finds out that a peer is gone without having said so: a ping every so often, and an end to the session that does not answer.
+// Node sends no ping on a session that drains (either end sent GOAWAY), which may carry its streams for hours yet: there the
+// keep-alive of TCP has to do.
 import type { Http2Session } from 'node:http2'
 import type { Clock } from '../core/clock.ts'
 
@@ -20,12 +22,16 @@ export function keepAlive(
       onDead()
       return
     }
+    if (session.closed) {
+      cancel = clock.after(pingIntervalMs, ping)
+      return
+    }
     cancel = clock.after(pingTimeoutMs, () => {
       if (!isStopped) onDead()
     })
-    session.ping((error) => {
-      // An error means that the session is being destroyed: then stop() comes.
-      if (error || isStopped) return
+    session.ping(() => {
+      // With an error, too: the session drains or is destroyed, and the next look tells which.
+      if (isStopped) return
       cancel()
       cancel = clock.after(pingIntervalMs, ping)
     })

@@ -2,6 +2,7 @@
 // finishes what it carries. Nobody outside notices.
 import { existsSync } from 'node:fs'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { defaultTimeouts } from '../../src/hbone/settings.ts'
 import { startServer } from '../helpers/apps.ts'
 import type { RunningServer } from '../helpers/apps.ts'
 import { eventually, World } from '../helpers/meshed-world.ts'
@@ -36,6 +37,18 @@ test.each([['of the clients', 'node-a'], ['of the server', 'node-b']] as const)(
   expect(counts, ztunnelComplaints(world.mesh.paths.logs)).toEqual({ ...counts, failed: 0, heldFailed: 0, errors: {} })
   await eventually('the predecessor has left', () => Promise.resolve(world.mesh.nodes.find(({ name }) => name === node)?.ztunnel?.leaving.length === 0), 20_000)
 }, 120_000)
+
+test('both are replaced, and what stood is carried on for longer than anybody waits for an answer to a ping', async () => {
+  await using load = await SteadyLoad.start('10.96.0.50', 7001, { clients: 2, held: 20 }, { ...world.inside('client'), timeoutMs: 120_000 })
+  const nodes = ['node-a', 'node-b'] as const
+  const before = await Promise.all(nodes.map((node) => world.ztunnel(node)))
+  for (const node of nodes) await world.mesh.replaceZtunnel(node)
+  await new Promise((resolve) => { setTimeout(resolve, defaultTimeouts.pingIntervalMs + defaultTimeouts.pingTimeoutMs + 5_000) })
+  expect(world.mesh.nodes.flatMap(({ ztunnel }) => ztunnel?.leaving ?? [])).toEqual(before.map(({ pid }) => pid))
+  await load.more(200)
+  const counts = await load.stop()
+  expect(counts, ztunnelComplaints(world.mesh.paths.logs)).toEqual({ ...counts, failed: 0, heldFailed: 0, errors: {} })
+}, 180_000)
 
 test('a successor that does not become ready is given up, and nothing changes', async () => {
   await using load = await SteadyLoad.start('10.96.0.50', 7001, { clients: 20, held: 2 }, { ...world.inside('client'), timeoutMs: 90_000 })
