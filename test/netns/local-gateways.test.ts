@@ -164,7 +164,7 @@ test('a Gateway that becomes bad keeps what it had; one that never was good is n
   writeFileSync(join(directory, 'waypoint.yaml'), waypoint({ 'sidestep.dev/settings': 'LD_PRELOAD=/x' }))
   await eventually(() => expect(mesh.status().problems).toMatchObject([{ file: 'waypoint.yaml', reason: expect.stringContaining('no other variable can be set') as string }]))
   mesh.apply(gatewayYaml('never', 'sidestep-waypoint', [{ name: 'mesh', port: 15_008, protocol: 'HBONE' }], { 'sidestep.dev/replicas': 'many' }))
-  await eventually(() => expect(gateway('never')).toMatchObject({ replicas: 0, ready: 0, reason: expect.stringMatching(/no number from 0 to 100$/) as string }))
+  await eventually(() => expect(gateway('never')).toMatchObject({ replicas: 0, ready: 0, reason: expect.stringMatching(/neither a number from 0 to 100 nor a range as 2-10$/) as string }))
   await sleep(300)
   expect([podsOf('waypoint'), podsOf('never')]).toEqual([before, []])
   mesh.unapply('Gateway shop/never')

@@ -15,7 +15,7 @@ import type { LocalMesh } from '../../src/local/mesh.ts'
 import { parseManifest } from '../../src/model/manifest-parse.ts'
 import { eventually, meshed, namespaceYaml, serviceYaml, world } from '../helpers/world.ts'
 
-const script = 'for (const port of [80, 15021]) require("node:http").createServer((request, response) => { response.statusCode = process.env.SIDESTEP_LOG_LEVEL === "error" ? 503 : 200; response.end() }).listen(port, "::")'
+const script = 'for (const port of [80, 15021]) require("node:http").createServer((request, response) => { response.statusCode = process.env.SIDESTEP_LOG_LEVEL === "error" && request.url !== "/healthz/live" ? 503 : 200; response.end() }).listen(port, "::")'
 const directory = mkdtempSync(join(tmpdir(), 'sidestep-waypoint-'))
 let mesh: LocalMesh
 let api: Awaited<ReturnType<typeof serveApi>>
@@ -144,8 +144,8 @@ test('what a file says is changed in the file, and it is said which', async () =
 test('one that does not become ready is an error that says why', async () => {
   mesh.apply((await sidestep('waypoint', 'generate', 'bad', '-n', 'away')).out.replace('namespace: away', 'namespace: away\n  annotations: {sidestep.dev/settings: SIDESTEP_LOG_LEVEL=error}'))
   await mesh.waitUntil(() => mesh.status().gateways.length === 1, 5_000)
-  const restarted = await inMesh('waypoint', 'restart', 'bad', '-n', 'away', '--wait', '--timeout', '2')
-  expect([restarted.code, restarted.err]).toEqual([1, expect.stringMatching(/waypoint away\/bad is not ready after 2 s: not ready: answered with status 503; see `sidestep waypoint status bad -n away`/)])
+  const restarted = await inMesh('waypoint', 'restart', 'bad', '-n', 'away', '--wait', '--timeout', '4')
+  expect([restarted.code, restarted.err]).toEqual([1, expect.stringMatching(/waypoint away\/bad is not ready after 4 s: not ready: answered with status 503; see `sidestep waypoint status bad -n away`/)])
   const status = await inMesh('waypoint', 'status', 'bad', '-n', 'away')
   expect([status.code, status.out]).toEqual([1, expect.stringContaining('ready: no, 0 of 1 pods: not ready: answered with status 503')])
 })
