@@ -1,5 +1,5 @@
 // What happens to a cluster in its life, while pods ask each other without pause: the API server restarts, watches expire, leaders die,
-// deployments are rolled and scaled, namespaces join and leave, agents die. No request may fail that the application did
+// deployments are rolled and scaled, agents die. No request may fail that the application did
 // not cause, and nothing that a captured pod says to a strict one may be seen on the wire.
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { capturedCondition, controlPlaneName, systemNamespace } from '../../src/model/kubernetes-names.ts'
@@ -12,15 +12,12 @@ import { deployment, drainingServer, service } from './workloads.ts'
 import { Wire } from './wire.ts'
 
 const port = 7001
-/** Of servers that are in the mesh only at times. */
-const visited = 7002
 const waitMs = 120_000
 /** Beginnings of what the load says. */
 const said = ['client ', 'held ']
 let there: Stage
 let servers: string
 let clients: string
-let outside: string
 /** New connections from each node, and connections that are held, to servers that nobody touches. */
 let loads: readonly Load[] = []
 let wires: readonly Wire[] = []
@@ -39,7 +36,7 @@ const echo = (namespace: string, name: string, listening = port): Readonly<Recor
 beforeAll(async () => {
   there = await installed()
   const { kube, cluster, appImage: image } = there
-  ;[servers, clients, outside] = [await newNamespace('servers', inMesh), await newNamespace('clients', inMesh), await newNamespace('outside')]
+  ;[servers, clients] = [await newNamespace('servers', inMesh), await newNamespace('clients', inMesh)]
   await kube.apply(
     { apiVersion: 'sidestep.dev/v1alpha1', kind: 'PeerAuthentication', metadata: { name: 'strict', namespace: servers }, spec: { mtls: { mode: 'STRICT' } } },
     server('rolled', servers, 3), echo(servers, 'rolled'),
@@ -63,7 +60,7 @@ beforeEach(async () => {
 })
 afterAll(async () => {
   await Promise.all(wires.map((wire) => wire[Symbol.asyncDispose]()))
-  await there?.kube.delete('namespace', servers, clients, outside, '--wait=false')
+  await there?.kube.delete('namespace', servers, clients, '--wait=false')
 })
 
 /** Nothing failed since the test began, also not in the time after; and nothing was seen in plain text. */
@@ -124,23 +121,6 @@ test('a deployment goes from 0 to 20 pods, each captured before it starts, and b
   await kube.kubectl(['wait', '-n', servers, '--for=delete', 'pod', '-l', 'app=crowd', '--timeout=120s'])
   await nothingFailed()
 }, 400_000)
-
-test('a namespace joins and leaves, again and again', async () => {
-  const { kube, cluster, appImage: image } = there
-  await kube.apply(server('plain', outside, 2, 'one', visited), echo(outside, 'plain', visited))
-  await kube.rolledOut(outside, 'deployment/plain')
-  await using plain = cluster ? await Wire.start(cluster.node('node-a'), ['tcp', 'port', String(visited)]) : undefined
-  const load = await Load.start(kube, 'visitor', { namespace: clients, image, host: `plain.${outside}.svc.cluster.local`, port: visited, clients: 4, held: 2 })
-  for (const value of ['enabled', '', 'enabled', '']) {
-    await kube.label(`namespace/${outside}`, 'sidestep.dev/mesh', value)
-    if (value !== '') await kube.podsHave(outside, 'app=plain', capturedCondition)
-    await load.more(60)
-  }
-  expect(await load.counts()).toMatchObject({ failed: 0, heldFailed: 0, errors: {} })
-  // On a port of its own: this was in plain text whenever it was not in the mesh, which shows that a look at a wire sees that.
-  if (plain) expect((await plain.holding('client ')).inPlain).toBeGreaterThan(0)
-  await nothingFailed()
-}, 300_000)
 
 test('an agent is killed with -9', async ({ skip }) => {
   const { cluster } = there
