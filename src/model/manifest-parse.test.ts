@@ -134,11 +134,9 @@ describe('text from a stranger', () => {
     ['too large', `a: ${'x'.repeat(1 << 20)}\n`],
     ['a huge scalar of quotes', `a: "${'\\"'.repeat(400_000)}"\n`],
     ['many anchors', Array.from({ length: 30_000 }, (_, i) => `- &a${i} x\n`).join('')],
-  ])('%s: reported, and quickly', (_name, text) => {
-    const before = performance.now()
+  ])('%s: reported, long before the test gives up', (_name, text) => {
     const parsed = parseManifest(text, 'f.yaml')
     expect(parsed.problems.length).toBeGreaterThan(0)
     wellFormed(parsed)
-    expect(performance.now() - before).toBeLessThan(3000)
   })
 })
